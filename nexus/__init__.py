@@ -1,0 +1,56 @@
+"""The nexus: the one true state of every task, and of every attempt that was ever made at it.
+
+The names load on first use, so that `nexus --help` need not load SQLAlchemy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nexus.schemas import Agent, Attempt, Claim, Failure, Heartbeat, HistoryEvent, NewTask, Reason, RetryPolicy, SweepItem, SweepReport, Task
+    from nexus.settings import NexusSettings, TaskMonitoringConfig
+    from nexus.states import AttemptOutcome, TaskStatus
+    from nexus.task_nexus import TaskNexus
+
+_HOME = {
+    "nexus.schemas": (
+        "Agent", "Attempt", "Claim", "Failure", "Heartbeat", "HistoryEvent", "NewTask", "Reason", "RetryPolicy",
+        "SweepItem", "SweepReport", "Task",
+    ),
+    "nexus.settings": ("NexusSettings", "TaskMonitoringConfig"),
+    "nexus.states": ("AttemptOutcome", "TaskStatus"),
+    "nexus.task_nexus": ("TaskNexus",),
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Agent",
+    "Attempt",
+    "AttemptOutcome",
+    "Claim",
+    "Failure",
+    "Heartbeat",
+    "HistoryEvent",
+    "NewTask",
+    "NexusSettings",
+    "Reason",
+    "RetryPolicy",
+    "SweepItem",
+    "SweepReport",
+    "Task",
+    "TaskMonitoringConfig",
+    "TaskNexus",
+    "TaskStatus",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'nexus' has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

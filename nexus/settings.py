@@ -1,0 +1,115 @@
+"""Every setting of the program, with its default and its reason.
+
+Read from, in this order: arguments, `NEXUS_*` environment (`NEXUS_MONITORING__PENDING_TIMEOUT_SECONDS=600`),
+`nexus.toml` in the working directory. A wrong value is an `InvalidSettings` that names its key.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings.exceptions import SettingsError
+
+from nexus.errors import InvalidSettings
+from nexus.schemas import RetryPolicy
+from nexus.values import Id, Names, Seconds
+
+EscalationStrategy = Literal["log_only", "mark_stalled", "reassign", "escalate"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskMonitoringConfig(_Section):
+    """What the sweep does about tasks that wait too long."""
+
+    check_interval_seconds: Seconds = Field(300, description="Time between two sweeps of the deployment")
+    pending_timeout_seconds: Seconds = Field(3600, description="A claimable task that waits longer is stalled")
+    escalation_strategy: EscalationStrategy = Field("log_only", description="What is done about a stalled task")
+    escalate_to: Id | None = Field(None, description="Who gets the tasks that `escalate` makes; nobody: anyone")
+    max_per_sweep: int = Field(1000, ge=1, le=100_000, description="Tasks that one pass acts on; the next continues")
+
+
+class CommandSettings(_Section):
+    """The `command` handler. Off until programs are allowed by name."""
+
+    allowed_programs: Names = Field((), description="Names or absolute paths that may be run; empty: none")
+    working_directory: Path = Field(Path(), description="Where commands run; a task's own cwd must lie inside")
+    pass_environment: Names = Field(("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"), description="Variables that a command inherits")
+    max_output_bytes: int = Field(65_536, ge=0, le=16 * 2**20, description="Kept of stdout and of stderr, each: the beginning and the end")
+    timeout_seconds: Seconds = Field(600, description="For a task that sets none")
+
+
+class HttpSettings(_Section):
+    """The `http` handler. Off until hosts are allowed by name."""
+
+    allowed_hosts: Names = Field((), description="Host names that may be called; *.example.org for all below, * for any; empty: none")
+    max_response_bytes: int = Field(1_048_576, ge=0, le=64 * 2**20, description="A longer answer is cut")
+    timeout_seconds: Seconds = Field(30, description="For a task that sets none")
+
+
+class ServiceSettings(_Section):
+    """The embedded service of `nexus up` and `nexus run`."""
+
+    host: str = Field("127.0.0.1", description="Where its own Prefect server listens")
+    port: int = Field(4200, ge=1, le=65_535, description="Port of its own Prefect server")
+    max_runs: int = Field(10, ge=1, le=100, description="Flow runs that it executes side by side, each a process")
+
+
+class NexusSettings(BaseSettings):
+    """All settings. `NexusSettings.load()` turns a wrong value into one clear line."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="NEXUS_",
+        env_nested_delimiter="__",
+        toml_file="nexus.toml",
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+    )
+
+    home: Path = Field(Path(".nexus"), description="Where the embedded database, Prefect's own and the logs lie")
+    database_url: str = Field("", description="sqlite:///file.db or postgresql+psycopg://…; empty: nexus.db in `home`")
+    auto_upgrade: bool = Field(True, description="Bring an older PostgreSQL schema up to date on open; false where another role migrates (SQLite always is)")
+    sqlite_synchronous: Literal["FULL", "NORMAL"] = Field("FULL", description="FULL survives a power cut; NORMAL is faster and may lose the last moments")
+    registration: Literal["open", "closed"] = Field("open", description="open: an agent registers by claiming; closed: an operator registers it first")
+    lease_seconds: Seconds = Field(60, description="How long a claim holds without a heartbeat")
+    max_payload_bytes: int = Field(1_048_576, ge=1024, le=64 * 2**20, description="Limit of payload, result and extra, each, as JSON")
+    retry: RetryPolicy = Field(default_factory=lambda: RetryPolicy(), description="For tasks that bring no policy")
+    monitoring: TaskMonitoringConfig = Field(default_factory=lambda: TaskMonitoringConfig())
+    command: CommandSettings = Field(default_factory=lambda: CommandSettings())
+    http: HttpSettings = Field(default_factory=lambda: HttpSettings())
+    service: ServiceSettings = Field(default_factory=lambda: ServiceSettings())
+
+    @property
+    def url(self) -> str:
+        """The database's URL; the embedded file's where none is set."""
+        return self.database_url or f"sqlite:///{self.home / 'nexus.db'}"
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """From arguments, environment and `nexus.toml`.
+
+        Raises `InvalidSettings`, one line per wrong key, for anything that cannot be.
+        """
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            lines = [f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()]
+            raise InvalidSettings("Wrong settings (NEXUS_* environment or nexus.toml): " + "; ".join(lines)) from None
+        except (tomllib.TOMLDecodeError, SettingsError, UnicodeDecodeError) as error:
+            raise InvalidSettings(f"Wrong settings (NEXUS_* environment or nexus.toml): {error}") from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic-settings'
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)

@@ -1,0 +1,153 @@
+"""What a text, a JSON value, a time may be. The checks that every door of the nexus shares."""
+
+import json
+import math
+import secrets
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
+
+MAX_JSON_DEPTH: Final = 64
+"""Nesting beyond this is refused: some JSON readers recurse, and nobody means it."""
+
+MAX_INTEGER_BITS: Final = 1024
+"""Python refuses to print integers of over 4,300 digits; this is far below and far above any use."""
+
+EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+
+_CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def new_id() -> str:
+    """A ULID in lower case: 48 bits of milliseconds, 80 of chance; sorts by time, so indexes stay dense."""
+    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def _forbidden_character(text: str) -> str | None:
+    if "\x00" in text:
+        return "a NUL character"
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        return "a lone surrogate (text that is not valid Unicode)"
+    return None
+
+
+def check_text(text: str) -> str:
+    """`text` itself; ValueError where neither database can keep it."""
+    if fault := _forbidden_character(text):
+        raise ValueError(f"holds {fault}; take it out")
+    return text
+
+
+def check_id(text: str) -> str:
+    """`text` without blanks at its ends; ValueError for control characters or nothing at all."""
+    stripped = check_text(text).strip()
+    if not stripped:
+        raise ValueError("is empty; give it at least one visible character")
+    if any(ord(char) < 32 or ord(char) == 127 for char in stripped):
+        raise ValueError("holds a control character (a line break or tab, say); take it out")
+    return stripped
+
+
+def _parts(value: Any, depth: int = 0) -> Iterator[Any]:
+    if depth > MAX_JSON_DEPTH:
+        raise ValueError(f"is nested deeper than {MAX_JSON_DEPTH} levels; flatten it")
+    yield value
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"has the key {key!r}, which is not text; JSON keys are text")  # noqa: TRY004
+            yield key
+            yield from _parts(inner, depth + 1)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _parts(inner, depth + 1)
+
+
+def check_json(value: Any) -> Any:
+    """`value` itself; ValueError, saying what to do, where it is no JSON that both databases can keep.
+
+    Refused are NaN and infinities, NUL and lone surrogates, integers beyond reason, nesting beyond
+    `MAX_JSON_DEPTH` and anything that is not text, number, truth value, null, list or object.
+    """
+    for part in _parts(value):
+        if isinstance(part, str):
+            check_text(part)
+        elif isinstance(part, float):
+            if not math.isfinite(part):
+                raise ValueError(f"holds {part}, which JSON does not know; use null or text instead")
+        elif isinstance(part, int):
+            if part.bit_length() > MAX_INTEGER_BITS:
+                raise ValueError("holds an integer of over 300 digits; keep it as text")
+        elif part is not None and not isinstance(part, dict | list | tuple):
+            raise ValueError(f"holds a {type(part).__name__}, which is not JSON; convert it first")
+    return value
+
+
+def json_size(value: Any) -> int:
+    """Bytes of `value` as compact JSON in UTF-8."""
+    return len(dump_json(value).encode())
+
+
+def dump_json(value: Any) -> str:
+    """Compact JSON text; ValueError for NaN and infinities."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def canonical_json(value: Any) -> str:
+    """The same text for the same value, whatever the order of its keys; used for digests."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+
+
+def as_utc(value: datetime) -> datetime:
+    """`value` in UTC; ValueError where it has no zone or lies outside 1970 to 2200."""
+    if value.tzinfo is None or value.utcoffset() is None:
+        raise ValueError("has no time zone; add Z or an offset such as +02:00")
+    try:
+        moment = value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("lies outside the years 1970 to 2200; correct it") from None
+    if not EARLIEST <= moment < LATEST:
+        raise ValueError("lies outside the years 1970 to 2200; correct it")
+    return moment
+
+
+PRIORITY_WORDS: Final = {"critical": 0, "high": 10, "medium": 20, "low": 30}
+"""Smaller is first; the steps leave room between them."""
+
+
+def parse_priority(value: Any) -> Any:
+    """A word of `PRIORITY_WORDS`, in any letter case, becomes its number; anything else stays."""
+    if isinstance(value, bool):
+        raise ValueError("is a truth value; use an integer (smaller is first) or critical, high, medium, low")  # noqa: TRY004
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in PRIORITY_WORDS:
+            return PRIORITY_WORDS[word]
+        if not word.lstrip("+-").isdigit():
+            raise ValueError(f"{value!r} is no priority; use an integer (smaller is first) or {', '.join(PRIORITY_WORDS)}")
+    return value
+
+
+def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+Id = Annotated[str, Field(max_length=255), AfterValidator(check_id)]
+"""1 to 255 characters without control characters; blanks at the ends are dropped."""
+
+Name = Annotated[str, Field(max_length=100), AfterValidator(check_id)]
+"""1 to 100 characters without control characters: task types, tags, capabilities."""
+
+Names = Annotated[tuple[Name, ...], Field(max_length=100), AfterValidator(_unique)]
+Ids = Annotated[tuple[Id, ...], Field(max_length=10_000), AfterValidator(_unique)]
+Text = Annotated[str, Field(max_length=100_000), AfterValidator(check_text)]
+Instant = Annotated[datetime, AfterValidator(as_utc)]
+Priority = Annotated[int, Field(ge=-1_000_000, le=1_000_000), BeforeValidator(parse_priority)]
+Json = Annotated[JsonValue, BeforeValidator(check_json)]
+JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(check_json)]
+Seconds = Annotated[float, Field(gt=0, le=366 * 86_400, allow_inf_nan=False)]
