@@ -7,7 +7,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nexus.schemas import Agent, Attempt, Claim, Failure, Heartbeat, HistoryEvent, NewTask, Reason, RetryPolicy, SweepItem, SweepReport, Task
+    from nexus.schemas import (
+        Agent,
+        Attempt,
+        Claim,
+        Failure,
+        Heartbeat,
+        HistoryEvent,
+        NewTask,
+        Reason,
+        RetryPolicy,
+        SweepItem,
+        SweepReport,
+        Task,
+    )
     from nexus.settings import NexusSettings, TaskMonitoringConfig
     from nexus.states import AttemptOutcome, TaskStatus
     from nexus.task_nexus import TaskNexus

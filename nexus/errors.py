@@ -59,7 +59,9 @@ class ClaimLost(NexusError):
 class NotClaimable(NexusError):
     """This agent cannot claim this task now; `reasons` are those of `TaskNexus.explain`."""
 
-    def __init__(self, task_id: str, agent_id: str, reasons: Iterable[str], available_at: datetime | None = None) -> None:
+    def __init__(
+        self, task_id: str, agent_id: str, reasons: Iterable[str], available_at: datetime | None = None
+    ) -> None:
         self.task_id, self.agent_id, self.reasons = task_id, agent_id, tuple(reasons)
         self.available_at = available_at
         why = "; ".join(self.reasons) or "another agent was faster"
@@ -87,7 +89,7 @@ class DependencyCycle(InvalidTask):
     def __init__(self, cycle: Iterable[str]) -> None:
         self.cycle = tuple(cycle)
         super().__init__(
-            f"Dependency cycle: {' -> '.join(self.cycle)}. Take one of these edges out of depends_on; nothing was added."
+            f"Dependency cycle: {' -> '.join(self.cycle)}. Take one edge out of depends_on; nothing was added."
         )
 
 

@@ -20,7 +20,9 @@ class RetryPolicy(_Value):
     """
 
     max_attempts: int = Field(3, ge=1, le=1000, description="Failures after which the task is a dead letter")
-    backoff_seconds: float = Field(10, ge=0, le=30 * 86_400, allow_inf_nan=False, description="Delay after the first failure")
+    backoff_seconds: float = Field(
+        10, ge=0, le=30 * 86_400, allow_inf_nan=False, description="Delay after the first failure"
+    )
     multiplier: float = Field(2, ge=1, le=100, allow_inf_nan=False, description="Growth of the delay per failure")
     max_backoff_seconds: float = Field(3600, ge=0, le=30 * 86_400, allow_inf_nan=False, description="Cap of the delay")
     jitter: float = Field(0.2, ge=0, le=1, allow_inf_nan=False, description="Share of the delay that is left to chance")

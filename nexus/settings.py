@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 from pydantic_settings.exceptions import SettingsError
 
 from nexus.errors import InvalidSettings
@@ -38,15 +43,24 @@ class CommandSettings(_Section):
 
     allowed_programs: Names = Field((), description="Names or absolute paths that may be run; empty: none")
     working_directory: Path = Field(Path(), description="Where commands run; a task's own cwd must lie inside")
-    pass_environment: Names = Field(("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"), description="Variables that a command inherits")
-    max_output_bytes: int = Field(65_536, ge=0, le=16 * 2**20, description="Kept of stdout and of stderr, each: the beginning and the end")
+    pass_environment: Names = Field(
+        ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"), description="Variables that a command inherits"
+    )
+    max_output_bytes: int = Field(
+        65_536,
+        ge=0,
+        le=16 * 2**20,
+        description="Kept of stdout and of stderr, each: the beginning and the end",
+    )
     timeout_seconds: Seconds = Field(600, description="For a task that sets none")
 
 
 class HttpSettings(_Section):
     """The `http` handler. Off until hosts are allowed by name."""
 
-    allowed_hosts: Names = Field((), description="Host names that may be called; *.example.org for all below, * for any; empty: none")
+    allowed_hosts: Names = Field(
+        (), description="Host names that may be called; *.example.org for all below, * for any; empty: none"
+    )
     max_response_bytes: int = Field(1_048_576, ge=0, le=64 * 2**20, description="A longer answer is cut")
     timeout_seconds: Seconds = Field(30, description="For a task that sets none")
 
@@ -73,11 +87,20 @@ class NexusSettings(BaseSettings):
 
     home: Path = Field(Path(".nexus"), description="Where the embedded database, Prefect's own and the logs lie")
     database_url: str = Field("", description="sqlite:///file.db or postgresql+psycopg://…; empty: nexus.db in `home`")
-    auto_upgrade: bool = Field(True, description="Bring an older PostgreSQL schema up to date on open; false where another role migrates (SQLite always is)")
-    sqlite_synchronous: Literal["FULL", "NORMAL"] = Field("FULL", description="FULL survives a power cut; NORMAL is faster and may lose the last moments")
-    registration: Literal["open", "closed"] = Field("open", description="open: an agent registers by claiming; closed: an operator registers it first")
+    auto_upgrade: bool = Field(
+        True,
+        description="Upgrade an older PostgreSQL schema on open; false where another role migrates",
+    )
+    sqlite_synchronous: Literal["FULL", "NORMAL"] = Field(
+        "FULL", description="FULL survives a power cut; NORMAL is faster and may lose the last moments"
+    )
+    registration: Literal["open", "closed"] = Field(
+        "open", description="open: an agent registers by claiming; closed: an operator registers it first"
+    )
     lease_seconds: Seconds = Field(60, description="How long a claim holds without a heartbeat")
-    max_payload_bytes: int = Field(1_048_576, ge=1024, le=64 * 2**20, description="Limit of payload, result and extra, each, as JSON")
+    max_payload_bytes: int = Field(
+        1_048_576, ge=1024, le=64 * 2**20, description="Limit of payload, result and extra, each, as JSON"
+    )
     retry: RetryPolicy = Field(default_factory=lambda: RetryPolicy(), description="For tasks that bring no policy")
     monitoring: TaskMonitoringConfig = Field(default_factory=lambda: TaskMonitoringConfig())
     command: CommandSettings = Field(default_factory=lambda: CommandSettings())

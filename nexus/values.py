@@ -60,7 +60,7 @@ def _parts(value: Any, depth: int = 0) -> Iterator[Any]:
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise ValueError(f"has the key {key!r}, which is not text; JSON keys are text")  # noqa: TRY004
+                raise ValueError(f"has the key {key!r}, which is not text; JSON keys are text")
             yield key
             yield from _parts(inner, depth + 1)
     elif isinstance(value, list | tuple):
@@ -123,13 +123,15 @@ PRIORITY_WORDS: Final = {"critical": 0, "high": 10, "medium": 20, "low": 30}
 def parse_priority(value: Any) -> Any:
     """A word of `PRIORITY_WORDS`, in any letter case, becomes its number; anything else stays."""
     if isinstance(value, bool):
-        raise ValueError("is a truth value; use an integer (smaller is first) or critical, high, medium, low")  # noqa: TRY004
+        raise ValueError("is a truth value; use an integer (smaller is first) or critical, high, medium, low")
     if isinstance(value, str):
         word = value.strip().lower()
         if word in PRIORITY_WORDS:
             return PRIORITY_WORDS[word]
         if not word.lstrip("+-").isdigit():
-            raise ValueError(f"{value!r} is no priority; use an integer (smaller is first) or {', '.join(PRIORITY_WORDS)}")
+            raise ValueError(
+                f"{value!r} is no priority; use an integer (smaller is first) or {', '.join(PRIORITY_WORDS)}"
+            )
     return value
 
 

@@ -56,7 +56,9 @@ class TaskContext:
     previous_error: str | None = None
     review_note: str | None = None
     """What the reviewer wrote who rejected the attempt before this one."""
-    logger: logging.Logger | logging.LoggerAdapter[Any] = field(default_factory=lambda: logging.getLogger("nexus.handlers"))
+    logger: logging.Logger | logging.LoggerAdapter[Any] = field(
+        default_factory=lambda: logging.getLogger("nexus.handlers")
+    )
     stop: threading.Event = field(default_factory=threading.Event)
     """Set when the attempt must end: cancelled, timed out, its claim lost, or its agent stopping. An `async`
     handler is cancelled as well; a `def` handler that takes long looks at it now and then."""

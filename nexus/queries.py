@@ -1,0 +1,226 @@
+"""Every SELECT, and how rows become values."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from nexus.engine import Tx
+from nexus.predicates import Clause, is_due, is_held, is_waiting, status_in, waits_longer_than
+from nexus.records import Row
+from nexus.schemas import Agent, Attempt, Claim, HistoryEvent, RetryPolicy, Task
+from nexus.sql import among, overlaps
+from nexus.states import TERMINAL, AttemptOutcome, TaskStatus
+from nexus.tables import agents, attempts, dependencies, history, stall_steps, stalls, tasks
+from nexus.values import dump_json
+
+_TASK_FIELDS = tuple(
+    name
+    for name in Task.model_fields
+    if name not in ("status", "tags", "depends_on", "required_capabilities", "retry_policy")
+)
+
+
+def to_task(row: Row) -> Task:
+    """A value from a row that the nexus itself wrote, and therefore does not check again."""
+    fields = row._mapping
+    return Task.model_construct(
+        **{name: fields[name] for name in _TASK_FIELDS},
+        status=TaskStatus(row.status),
+        tags=tuple(row.tags),
+        depends_on=tuple(row.depends_on),
+        required_capabilities=tuple(row.required_capabilities),
+        retry_policy=RetryPolicy.model_construct(
+            **{**row.retry_policy, "non_retryable": tuple(row.retry_policy["non_retryable"])}
+        ),
+    )
+
+
+def to_claim(row: Row) -> Claim:
+    """The claim that a row in claimed or in_progress stands for."""
+    return Claim(
+        task=to_task(row),
+        task_id=row.task_id,
+        agent_id=row.claimed_by,
+        claim_no=row.claim_no,
+        lease_expires_at=row.lease_expires_at,
+    )
+
+
+def to_attempt(row: Row) -> Attempt:
+    """An attempt's value."""
+    return Attempt.model_construct(**{**row._mapping, "outcome": AttemptOutcome(row.outcome)})
+
+
+def task_row(tx: Tx, task_id: str) -> Row | None:
+    """The row of one task."""
+    return tx.plain(sa.select(tasks).where(tasks.c.task_id == task_id)).one_or_none()
+
+
+def task_rows(tx: Tx, task_ids: Sequence[str]) -> dict[str, Row]:
+    """Rows by id, for those of the ids that exist."""
+    statement = sa.select(tasks).where(among(tasks.c.task_id, "batch"))
+    return {row.task_id: row for row in tx.plain(statement, {"batch": dump_json(list(task_ids))})}
+
+
+def ids_of_keys(tx: Tx, keys: Sequence[str]) -> dict[str, str]:
+    """The task ids that idempotency keys stand for."""
+    statement = sa.select(tasks.c.idempotency_key, tasks.c.task_id).where(among(tasks.c.idempotency_key, "batch"))
+    return {row.idempotency_key: row.task_id for row in tx.plain(statement, {"batch": dump_json(list(keys))})}
+
+
+def lock_targets(tx: Tx, task_ids: Sequence[str]) -> dict[str, str]:
+    """The status of each of these tasks that exists, held still until the transaction ends (PostgreSQL).
+
+    Whoever adds a dependency looks at its target under this lock, so a target that is being completed right
+    now either counts as completed here or finds the new edge when it counts its dependants down.
+    """
+    statement = (
+        sa.select(tasks.c.task_id, tasks.c.status)
+        .where(among(tasks.c.task_id, "batch"))
+        .order_by(tasks.c.seq)
+        .with_for_update(read=True)
+    )
+    return {row.task_id: row.status for row in tx.plain(statement, {"batch": dump_json(list(task_ids))})}
+
+
+def edges_from(tx: Tx, task_ids: Sequence[str]) -> list[tuple[str, str]]:
+    """Every edge that can be reached from these tasks: (task, what it waits for)."""
+    start = sa.select(dependencies.c.task_id, dependencies.c.depends_on).where(among(dependencies.c.task_id, "batch"))
+    reached = start.cte("reached", recursive=True)
+    step = sa.select(dependencies.c.task_id, dependencies.c.depends_on).where(
+        dependencies.c.task_id == reached.c.depends_on
+    )
+    rows = tx.plain(sa.select(reached.union(step)), {"batch": dump_json(list(task_ids))})
+    return [(row.task_id, row.depends_on) for row in rows]
+
+
+def list_tasks(
+    tx: Tx,
+    *,
+    statuses: Sequence[TaskStatus] = (),
+    task_type: str | None = None,
+    tag: str | None = None,
+    agent_id: str | None = None,
+    episode_id: str | None = None,
+    claimable: bool = False,
+    after: str | None = None,
+    limit: int | None = None,
+) -> list[Task]:
+    """Tasks by order of arrival (claimable ones by order of claim), after the cursor `after` (a task id)."""
+    clauses: list[Clause] = []
+    if statuses:
+        clauses.append(status_in(statuses))
+    if task_type is not None:
+        clauses.append(tasks.c.task_type == task_type)
+    if tag is not None:
+        clauses.append(overlaps(tasks.c.tags, sa.literal(dump_json([tag]), sa.Text())))
+    if agent_id is not None:
+        mine = sa.and_(tasks.c.claimed_by.is_(None), tasks.c.assigned_to == agent_id)
+        clauses.append(sa.or_(tasks.c.claimed_by == agent_id, mine))
+    if episode_id is not None:
+        clauses.append(tasks.c.episode_id == episode_id)
+    if after is not None:
+        clauses.append(tasks.c.seq > sa.select(tasks.c.seq).where(tasks.c.task_id == after).scalar_subquery())
+    statement = sa.select(tasks).where(*clauses)
+    if claimable:
+        statement = statement.where(is_waiting(), is_due())
+        statement = statement.order_by(tasks.c.priority, tasks.c.available_at, tasks.c.seq)
+    else:
+        statement = statement.order_by(tasks.c.seq)
+    if limit is not None:
+        statement = statement.limit(limit)
+    return [to_task(row) for row in tx.run(statement)]
+
+
+def counts(tx: Tx, episode_id: str | None = None) -> Counter[str]:
+    """Tasks by status."""
+    statement = sa.select(tasks.c.status, sa.func.count()).group_by(tasks.c.status)
+    if episode_id is not None:
+        statement = statement.where(tasks.c.episode_id == episode_id)
+    return Counter({row[0]: row[1] for row in tx.plain(statement)})
+
+
+def attempts_of(tx: Tx, task_id: str) -> list[Attempt]:
+    """Every attempt at a task, first to last."""
+    statement = sa.select(attempts).where(attempts.c.task_id == task_id).order_by(attempts.c.number)
+    return [to_attempt(row) for row in tx.plain(statement)]
+
+
+def attempts_by_task(tx: Tx, task_ids: Sequence[str]) -> dict[str, list[Attempt]]:
+    """Every attempt at each of these tasks."""
+    statement = (
+        sa.select(attempts).where(among(attempts.c.task_id, "batch")).order_by(attempts.c.task_id, attempts.c.number)
+    )
+    found: dict[str, list[Attempt]] = {}
+    for row in tx.plain(statement, {"batch": dump_json(list(task_ids))}):
+        found.setdefault(row.task_id, []).append(to_attempt(row))
+    return found
+
+
+def history_of(tx: Tx, task_id: str) -> list[HistoryEvent]:
+    """Every move of a task, first to last."""
+    statement = sa.select(history).where(history.c.task_id == task_id).order_by(history.c.seq)
+    return [HistoryEvent.model_validate(dict(row._mapping)) for row in tx.plain(statement)]
+
+
+def results_of(tx: Tx, task_ids: Sequence[str]) -> dict[str, Any]:
+    """The results of these tasks, by id."""
+    statement = sa.select(tasks.c.task_id, tasks.c.result).where(among(tasks.c.task_id, "batch"))
+    return {row.task_id: row.result for row in tx.plain(statement, {"batch": dump_json(list(task_ids))})}
+
+
+def agent_row(tx: Tx, agent_id: str, *, lock: bool = False) -> Row | None:
+    """What is known of an agent; locked, so that two claims in its name count its claims one after the other."""
+    statement = sa.select(agents).where(agents.c.agent_id == agent_id)
+    return tx.plain(statement.with_for_update() if lock else statement).one_or_none()
+
+
+def live_claims(tx: Tx, agent_id: str) -> int:
+    """How many claims an agent holds now."""
+    statement = sa.select(sa.func.count()).select_from(tasks).where(is_held(), tasks.c.claimed_by == agent_id)
+    return int(tx.plain(statement).scalar_one())
+
+
+def list_agents(tx: Tx) -> list[Agent]:
+    """Every agent, with the number of claims that it holds now."""
+    held = (
+        sa.select(tasks.c.claimed_by, sa.func.count().label("live_claims"))
+        .where(is_held())
+        .group_by(tasks.c.claimed_by)
+        .subquery()
+    )
+    statement = (
+        sa.select(agents, sa.func.coalesce(held.c.live_claims, 0).label("live_claims"))
+        .outerjoin(held, held.c.claimed_by == agents.c.agent_id)
+        .order_by(agents.c.agent_id)
+    )
+    return [Agent.model_validate(dict(row._mapping)) for row in tx.plain(statement)]
+
+
+def waiting_too_long(tx: Tx, timeout_seconds: float, step: str, limit: int) -> list[Row]:
+    """Tasks that wait longer than `timeout_seconds`, on whose waiting period `step` was not taken yet."""
+    taken = sa.exists().where(
+        stalls.c.task_id == tasks.c.task_id,
+        stalls.c.since == tasks.c.available_at,
+        stall_steps.c.stall_id == stalls.c.stall_id,
+        stall_steps.c.step == step,
+    )
+    statement = (
+        sa.select(tasks)
+        .where(waits_longer_than(sa.bindparam("timeout", type_=sa.Double())), ~taken)
+        .order_by(tasks.c.available_at)
+        .limit(limit)
+        # Another sweep that is at work on a task right now is left to it.
+        .with_for_update(skip_locked=True)
+    )
+    return list(tx.run(statement, timeout=timeout_seconds))
+
+
+def open_work(tx: Tx, episode_id: str | None) -> list[Row]:
+    """Tasks that are not terminal: id, type, status, assignment; of one episode, or of the whole board."""
+    statement = sa.select(tasks).where(status_in(set(TaskStatus) - TERMINAL)).order_by(tasks.c.seq)
+    if episode_id is not None:
+        statement = statement.where(tasks.c.episode_id == episode_id)
+    return list(tx.plain(statement))

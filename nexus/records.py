@@ -1,0 +1,209 @@
+"""Every INSERT and UPDATE that moves no task: new tasks, attempts, history, agents, stalls.
+
+What moves a task stands in `nexus.transitions`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from nexus.engine import Tx
+from nexus.sql import among, later, now
+from nexus.states import AttemptOutcome, TaskStatus, Verb
+from nexus.tables import agents, attempts, dependencies, history, stall_steps, stalls, tasks
+from nexus.values import dump_json
+
+Row = sa.Row[Any]
+
+
+def _insert_new(tx: Tx, table: sa.Table) -> Any:
+    """An INSERT that leaves a row alone which is there already."""
+    build = sqlite.insert if tx.connection.dialect.name == "sqlite" else postgresql.insert
+    return build(table).on_conflict_do_nothing()
+
+
+def add_tasks(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Insert task rows; the ids of those that were new. Conflicts of id or idempotency key are left out."""
+    if not rows:
+        return set()
+    statement = _insert_new(tx, tasks).returning(tasks.c.task_id)
+    return set(tx.plain(statement, list(rows)).scalars())
+
+
+def add_dependencies(tx: Tx, edges: Iterable[tuple[str, str]]) -> None:
+    """Insert edges (task, what it waits for)."""
+    rows = [{"task_id": task_id, "depends_on": target} for task_id, target in edges]
+    if rows:
+        tx.plain(_insert_new(tx, dependencies), rows)
+
+
+def redefine_task(tx: Tx, task_id: str, values: Mapping[str, Any]) -> None:
+    """Change what a task asks for (not where it stands): the second import of a changed board."""
+    statement = sa.update(tasks).where(tasks.c.task_id == sa.bindparam("p_task_id"))
+    tx.run(statement.values(**values, updated_at=now()), p_task_id=task_id)
+
+
+def replace_dependencies(tx: Tx, task_id: str, targets: Iterable[str]) -> None:
+    """Give a task these dependencies in place of its old ones."""
+    tx.plain(sa.delete(dependencies).where(dependencies.c.task_id == task_id))
+    add_dependencies(tx, [(task_id, target) for target in targets])
+
+
+def count_dependencies(tx: Tx, task_ids: Sequence[str]) -> None:
+    """Set `unmet_dependencies` of these tasks from what they wait for now."""
+    target = tasks.alias("target")
+    unmet = (
+        sa.select(sa.func.count())
+        .select_from(dependencies.join(target, target.c.task_id == dependencies.c.depends_on))
+        .where(dependencies.c.task_id == tasks.c.task_id, target.c.status != TaskStatus.COMPLETED.value)
+        .scalar_subquery()
+    )
+    statement = sa.update(tasks).where(among(tasks.c.task_id, "batch")).values(unmet_dependencies=unmet)
+    tx.plain(statement, {"batch": dump_json(list(task_ids))})
+
+
+def write_history(
+    tx: Tx, verb: Verb | str, rows: Iterable[Row], *, actor: str | None, reason: str | None = None
+) -> None:
+    """One row a moved task, from what the move's RETURNING said."""
+    events = [
+        {
+            "task_id": row.task_id,
+            "at": row.updated_at,
+            "verb": str(verb),
+            "from_status": row.previous_status,
+            "to_status": row.status,
+            "actor": actor,
+            "claim_no": row.claim_no,
+            "reason": reason,
+        }
+        for row in rows
+    ]
+    if events:
+        tx.plain(sa.insert(history), events)
+
+
+def write_events(tx: Tx, events: Sequence[Mapping[str, Any]]) -> None:
+    """History rows as they are: what an import brings, and what is said of agents."""
+    if events:
+        tx.plain(sa.insert(history), list(events))
+
+
+def add_attempts(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert attempt rows as they are; the open one is unique per task, by index."""
+    if rows:
+        tx.plain(sa.insert(attempts), list(rows))
+
+
+def open_attempt(tx: Tx, task: Row, agent_id: str, run_ref: Any) -> Row:
+    """The attempt that a start begins."""
+    statement = (
+        sa.insert(attempts)
+        .values(
+            task_id=task.task_id,
+            number=task.attempt_count,
+            claim_no=task.claim_no,
+            agent_id=agent_id,
+            outcome=AttemptOutcome.RUNNING.value,
+            started_at=task.updated_at,
+            heartbeat_at=task.updated_at,
+            run_ref=run_ref,
+        )
+        .returning(*attempts.c)
+    )
+    return tx.plain(statement).one()
+
+
+def close_attempts(
+    tx: Tx, task_ids: Sequence[str], outcome: AttemptOutcome, *, error: str | None = None, result: Any = None
+) -> set[str]:
+    """End the open attempts at these tasks; the ids of the tasks that had one."""
+    statement = (
+        sa.update(attempts)
+        .where(
+            among(attempts.c.task_id, "batch"),
+            attempts.c.outcome == sa.literal_column(f"'{AttemptOutcome.RUNNING}'"),
+        )
+        .values(outcome=outcome.value, finished_at=now(), error=error, result=result)
+        .returning(attempts.c.task_id)
+    )
+    return set(tx.run(statement, batch=dump_json(list(task_ids))).scalars())
+
+
+def beat(tx: Tx, task_id: str, claim_no: int, note: str | None) -> None:
+    """Write the time of a heartbeat, and the holder's note where it gave one."""
+    values: dict[str, Any] = {"heartbeat_at": now()} | ({"note": note} if note is not None else {})
+    statement = sa.update(attempts).where(
+        attempts.c.task_id == task_id,
+        attempts.c.claim_no == claim_no,
+        attempts.c.outcome == AttemptOutcome.RUNNING.value,
+    )
+    tx.run(statement.values(**values))
+
+
+def keep_late_result(tx: Tx, task_id: str, claim_no: int, result: Any) -> None:
+    """A result that came after its claim was lost, on the attempt that made it."""
+    tx.plain(
+        sa.update(attempts)
+        .where(
+            attempts.c.task_id == task_id,
+            attempts.c.claim_no == claim_no,
+            attempts.c.outcome.not_in([AttemptOutcome.RUNNING.value, AttemptOutcome.COMPLETED.value]),
+        )
+        .values(late_result=result)
+    )
+
+
+def add_agent(tx: Tx, agent_id: str) -> None:
+    """An agent that nobody registered, under open registration."""
+    statement = _insert_new(tx, agents).values(
+        agent_id=agent_id, capabilities=[], registered_at=now(), last_seen_at=now()
+    )
+    tx.run(statement)
+
+
+def set_agent(tx: Tx, agent_id: str, values: Mapping[str, Any]) -> None:
+    """Register an agent, or change what is known of it."""
+    build = sqlite.insert if tx.connection.dialect.name == "sqlite" else postgresql.insert
+    statement = build(agents).values(agent_id=agent_id, registered_at=now(), **{"capabilities": [], **values})
+    tx.run(
+        statement.on_conflict_do_update(index_elements=["agent_id"], set_=dict(values))
+        if values
+        else statement.on_conflict_do_nothing()
+    )
+
+
+def seen(tx: Tx, agent_id: str) -> None:
+    """The agent lives; written at most every 15 s, because an agent claims more often than that."""
+    tx.run(
+        sa.update(agents)
+        .where(
+            agents.c.agent_id == agent_id,
+            sa.or_(agents.c.last_seen_at.is_(None), agents.c.last_seen_at < later(now(), -15)),
+        )
+        .values(last_seen_at=now())
+    )
+
+
+def open_stalls(tx: Tx, periods: Sequence[tuple[str, datetime]], opened_at: datetime) -> dict[str, int]:
+    """Stalls for these waiting periods (task, since), found again where they are open; their ids by task."""
+    rows = [{"task_id": task_id, "since": since, "opened_at": opened_at} for task_id, since in periods]
+    tx.plain(_insert_new(tx, stalls), rows)
+    found = tx.plain(
+        sa.select(stalls.c.task_id, stalls.c.since, stalls.c.stall_id).where(among(stalls.c.task_id, "batch")),
+        {"batch": dump_json([task_id for task_id, _ in periods])},
+    )
+    since_of = dict(periods)
+    return {row.task_id: row.stall_id for row in found if since_of[row.task_id] == row.since}
+
+
+def take_step(tx: Tx, step: str, at: datetime, details: Mapping[int, str]) -> set[int]:
+    """Record a step on each stall (id to detail); the ids of those on which it was not done before."""
+    if not details:
+        return set()
+    statement = _insert_new(tx, stall_steps).returning(stall_steps.c.stall_id)
+    rows = [{"stall_id": stall_id, "step": step, "at": at, "detail": detail} for stall_id, detail in details.items()]
+    return set(tx.plain(statement, rows).scalars())

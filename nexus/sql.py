@@ -1,0 +1,163 @@
+"""The few places where SQLite and PostgreSQL differ: times, and questions about JSON lists.
+
+Each is one construct with a rendering per database, so that every statement above is written once.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Moment(TypeDecorator[datetime]):
+    """An aware UTC time: `timestamptz` on PostgreSQL, microseconds since 1970 as an integer on SQLite.
+
+    Integers sort, compare and add exactly there; to read one in a shell:
+    `datetime(available_at / 1000000, 'unixepoch')`.
+    """
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(postgresql.TIMESTAMP(timezone=True))
+        return dialect.type_descriptor(sa.BigInteger())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"naive datetime {value!r}: every time in the nexus has a zone")
+        return value if dialect.name == "postgresql" else (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if dialect.name == "postgresql":
+            return value.astimezone(UTC)  # type: ignore[no-any-return]
+        return _EPOCH + timedelta(microseconds=value)
+
+
+class now(FunctionElement[datetime]):  # noqa: N801 - it reads as a function of SQL
+    """The present: the bound parameter `now`, or the database's own clock where that is NULL (PostgreSQL)."""
+
+    type = Moment()
+    inherit_cache = True
+
+    def __init__(self) -> None:
+        super().__init__(sa.bindparam("now", type_=Moment()))
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(element: now, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(element.clauses, **kw)
+
+
+@compiles(now, "postgresql")
+def _now_postgresql(element: now, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"COALESCE(CAST({compiler.process(element.clauses, **kw)} AS timestamptz), statement_timestamp())"
+
+
+class later(FunctionElement[datetime]):  # noqa: N801
+    """`later(moment, seconds)`: a moment moved by a number of seconds, which may be negative."""
+
+    type = Moment()
+    inherit_cache = True
+
+
+@compiles(later, "sqlite")
+def _later_sqlite(element: later, compiler: SQLCompiler, **kw: Any) -> str:
+    moment, seconds = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"({moment} + CAST(({seconds}) * 1000000 AS INTEGER))"
+
+
+@compiles(later, "postgresql")
+def _later_postgresql(element: later, compiler: SQLCompiler, **kw: Any) -> str:
+    moment, seconds = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"({moment} + CAST({seconds} AS double precision) * INTERVAL '1 second')"
+
+
+class covers(FunctionElement[bool]):  # noqa: N801
+    """`covers(given, wanted)`: the JSON list `given` holds every member of the JSON list `wanted`."""
+
+    type = sa.Boolean()
+    inherit_cache = True
+
+
+@compiles(covers, "sqlite")
+def _covers_sqlite(element: covers, compiler: SQLCompiler, **kw: Any) -> str:
+    given, wanted = (compiler.process(clause, **kw) for clause in element.clauses)
+    return (
+        f"NOT EXISTS (SELECT 1 FROM json_each({wanted}) AS wanted "
+        f"WHERE wanted.value NOT IN (SELECT given.value FROM json_each({given}) AS given))"
+    )
+
+
+@compiles(covers, "postgresql")
+def _covers_postgresql(element: covers, compiler: SQLCompiler, **kw: Any) -> str:
+    given, wanted = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"({wanted} <@ CAST({given} AS jsonb))"
+
+
+class overlaps(FunctionElement[bool]):  # noqa: N801
+    """`overlaps(some, others)`: the two JSON lists of texts share a member."""
+
+    type = sa.Boolean()
+    inherit_cache = True
+
+
+@compiles(overlaps, "sqlite")
+def _overlaps_sqlite(element: overlaps, compiler: SQLCompiler, **kw: Any) -> str:
+    some, others = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"EXISTS (SELECT 1 FROM json_each({some}) AS s JOIN json_each({others}) AS o ON s.value = o.value)"
+
+
+@compiles(overlaps, "postgresql")
+def _overlaps_postgresql(element: overlaps, compiler: SQLCompiler, **kw: Any) -> str:
+    some, others = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"jsonb_exists_any({some}, ARRAY(SELECT jsonb_array_elements_text(CAST({others} AS jsonb))))"
+
+
+def among(column: sa.ColumnElement[Any], parameter: str) -> sa.ColumnElement[bool]:
+    """`column` is one of the texts in the JSON list that is bound to `parameter`.
+
+    One parameter for a batch of any length keeps one statement text, and so one plan.
+    """
+    return _Among(column, sa.bindparam(parameter, type_=sa.Text()))
+
+
+class _Among(FunctionElement[bool]):
+    type = sa.Boolean()
+    inherit_cache = True
+
+
+@compiles(_Among, "sqlite")
+def _among_sqlite(element: _Among, compiler: SQLCompiler, **kw: Any) -> str:
+    column, batch = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({batch}))"
+
+
+@compiles(_Among, "postgresql")
+def _among_postgresql(element: _Among, compiler: SQLCompiler, **kw: Any) -> str:
+    column, batch = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"{column} = ANY(ARRAY(SELECT jsonb_array_elements_text(CAST({batch} AS jsonb))))"
+
+
+JsonText = sa.JSON(none_as_null=True)
+"""A JSON value kept as it was written: the order of keys, 1.0 as 1.0."""
+
+JsonList = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+"""A JSON list that is searched."""
+
+Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+"""A growing number; on SQLite only INTEGER PRIMARY KEY is one."""

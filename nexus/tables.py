@@ -1,0 +1,228 @@
+"""The tables. Their CHECKs repeat the invariants; their indexes are the ones that the hot statements read.
+
+Names begin with `nexus_`, so that the nexus can share a PostgreSQL database with its users' own tables.
+`nexus_tasks` holds the present, `nexus_attempts` every try, `nexus_history` every move. Attempts and history
+have no foreign keys: only `nexus.transitions` writes them, tasks are deleted only together with them, and the
+check would cost every claim.
+"""
+
+import sqlalchemy as sa
+from sqlalchemy import CheckConstraint, Index, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from nexus.sql import JsonList, JsonText, Moment, Serial
+from nexus.states import AttemptOutcome, TaskStatus
+
+SCHEMA_VERSION_TABLE = "nexus_schema_version"
+
+
+class Base(DeclarativeBase):
+    """Holds the metadata; rows are written with Core statements, never through a unit of work."""
+
+    metadata = sa.MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+
+
+def _one_of(column: str, values: type[TaskStatus] | type[AttemptOutcome], *, nullable: bool = False) -> str:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return f"{column} IN ({listed})" + (f" OR {column} IS NULL" if nullable else "")
+
+
+IS_CLAIMABLE = text("status = 'pending' AND unmet_dependencies = 0")
+IS_HELD = text("status IN ('claimed', 'in_progress')")
+
+
+class TaskRow(Base):
+    """One task: what it asks for, and where it stands."""
+
+    __tablename__ = "nexus_tasks"
+
+    seq: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    """The order of arrival: the last tie-break of a claim, and the cursor of listings."""
+    task_id: Mapped[str] = mapped_column(sa.Text, unique=True)
+    task_type: Mapped[str] = mapped_column(sa.Text)
+    description: Mapped[str] = mapped_column(sa.Text)
+    payload = mapped_column(JsonText, nullable=False)
+    status: Mapped[str] = mapped_column(sa.Text)
+    previous_status: Mapped[str | None] = mapped_column(sa.Text)
+    """Set by every move from the status that it found: RETURNING then tells the history where a move began."""
+    priority: Mapped[int] = mapped_column(sa.Integer)
+    tags = mapped_column(JsonList, nullable=False)
+    depends_on = mapped_column(JsonList, nullable=False)
+    unmet_dependencies: Mapped[int] = mapped_column(sa.Integer)
+    """How many of `depends_on` are not completed; counted down when one is, so that a claim need not look."""
+    required_capabilities = mapped_column(JsonList, nullable=False)
+    assigned_to: Mapped[str | None] = mapped_column(sa.Text)
+    claimed_by: Mapped[str | None] = mapped_column(sa.Text)
+    claim_no: Mapped[int] = mapped_column(sa.Integer)
+    lease_expires_at = mapped_column(Moment, nullable=True)
+    lease_seconds: Mapped[float | None] = mapped_column(sa.Double)
+    """How far the claim's heartbeat moves `lease_expires_at`."""
+    attempt_count: Mapped[int] = mapped_column(sa.Integer)
+    failure_count: Mapped[int] = mapped_column(sa.Integer)
+    loss_count: Mapped[int] = mapped_column(sa.Integer)
+    retry_policy = mapped_column(JsonText, nullable=False)
+    timeout_seconds: Mapped[float | None] = mapped_column(sa.Double)
+    requires_review: Mapped[bool] = mapped_column(sa.Boolean)
+    available_at = mapped_column(Moment, nullable=False)
+    deadline = mapped_column(Moment, nullable=True)
+    created_at = mapped_column(Moment, nullable=False)
+    updated_at = mapped_column(Moment, nullable=False)
+    pending_since = mapped_column(Moment, nullable=True)
+    result = mapped_column(JsonText, nullable=True)
+    error: Mapped[str | None] = mapped_column(sa.Text)
+    reason: Mapped[str | None] = mapped_column(sa.Text)
+    related_task_id: Mapped[str | None] = mapped_column(sa.Text)
+    episode_id: Mapped[str | None] = mapped_column(sa.Text)
+    idempotency_key: Mapped[str | None] = mapped_column(sa.Text, unique=True)
+    extra = mapped_column(JsonText, nullable=False)
+    import_digest: Mapped[str | None] = mapped_column(sa.Text)
+    """Of the board record that it came from: the same record again changes nothing."""
+
+    __table_args__ = (
+        CheckConstraint(_one_of("status", TaskStatus), name="status"),
+        CheckConstraint("claim_no >= 0 AND attempt_count >= 0 AND unmet_dependencies >= 0", name="counts"),
+        # A live claim has a holder and a lease, and only a live claim has a lease.
+        CheckConstraint(
+            "(status IN ('claimed', 'in_progress')) = (lease_expires_at IS NOT NULL) "
+            "AND (lease_expires_at IS NULL OR claimed_by IS NOT NULL)",
+            name="lease",
+        ),
+        CheckConstraint("(status = 'pending') = (pending_since IS NOT NULL)", name="pending_since"),
+        # Waiting is counted from available_at, so it never lies before the task became pending.
+        CheckConstraint("pending_since IS NULL OR available_at >= pending_since", name="available_at"),
+        # The order of a claim; it holds only what can be claimed as far as dependencies decide.
+        Index(None, "priority", "available_at", "seq", postgresql_where=IS_CLAIMABLE, sqlite_where=IS_CLAIMABLE),
+        # The sweep: who waits longest, whose lease is over.
+        Index(None, "available_at", postgresql_where=IS_CLAIMABLE, sqlite_where=IS_CLAIMABLE),
+        Index(None, "lease_expires_at", postgresql_where=IS_HELD, sqlite_where=IS_HELD),
+        # What an agent holds now: its limit.
+        Index(None, "claimed_by", postgresql_where=IS_HELD, sqlite_where=IS_HELD),
+        Index(
+            None,
+            "episode_id",
+            "seq",
+            postgresql_where=text("episode_id IS NOT NULL"),
+            sqlite_where=text("episode_id IS NOT NULL"),
+        ),
+    )
+
+
+class DependencyRow(Base):
+    """`task_id` waits for `depends_on`."""
+
+    __tablename__ = "nexus_dependencies"
+
+    task_id: Mapped[str] = mapped_column(sa.ForeignKey("nexus_tasks.task_id", ondelete="CASCADE"), primary_key=True)
+    depends_on: Mapped[str] = mapped_column(
+        sa.ForeignKey("nexus_tasks.task_id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+
+
+class AttemptRow(Base):
+    """One try."""
+
+    __tablename__ = "nexus_attempts"
+
+    task_id: Mapped[str] = mapped_column(sa.Text, primary_key=True)
+    number: Mapped[int] = mapped_column(sa.Integer, primary_key=True)
+    claim_no: Mapped[int] = mapped_column(sa.Integer)
+    agent_id: Mapped[str] = mapped_column(sa.Text)
+    outcome: Mapped[str] = mapped_column(sa.Text)
+    started_at = mapped_column(Moment, nullable=False)
+    heartbeat_at = mapped_column(Moment, nullable=True)
+    finished_at = mapped_column(Moment, nullable=True)
+    error: Mapped[str | None] = mapped_column(sa.Text)
+    result = mapped_column(JsonText, nullable=True)
+    late_result = mapped_column(JsonText, nullable=True)
+    note: Mapped[str | None] = mapped_column(sa.Text)
+    run_ref = mapped_column(JsonText, nullable=True)
+
+    __table_args__ = (
+        CheckConstraint(_one_of("outcome", AttemptOutcome), name="outcome"),
+        CheckConstraint("(outcome = 'running') = (finished_at IS NULL)", name="finished"),
+        # The database itself refuses a second open attempt at a task.
+        Index(
+            "ix_nexus_attempts_open",
+            "task_id",
+            unique=True,
+            postgresql_where=text("outcome = 'running'"),
+            sqlite_where=text("outcome = 'running'"),
+        ),
+    )
+
+
+class HistoryRow(Base):
+    """One move of a task, or one confirmation of an agent (then without a task)."""
+
+    __tablename__ = "nexus_history"
+
+    seq: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    task_id: Mapped[str | None] = mapped_column(sa.Text, index=True)
+    at = mapped_column(Moment, nullable=False)
+    verb: Mapped[str] = mapped_column(sa.Text)
+    from_status: Mapped[str | None] = mapped_column(sa.Text)
+    to_status: Mapped[str | None] = mapped_column(sa.Text)
+    actor: Mapped[str | None] = mapped_column(sa.Text)
+    claim_no: Mapped[int | None] = mapped_column(sa.Integer)
+    reason: Mapped[str | None] = mapped_column(sa.Text)
+
+
+class AgentRow(Base):
+    """Somebody who works."""
+
+    __tablename__ = "nexus_agents"
+
+    agent_id: Mapped[str] = mapped_column(sa.Text, primary_key=True)
+    capabilities = mapped_column(JsonList, nullable=False)
+    max_concurrency: Mapped[int | None] = mapped_column(sa.Integer)
+    task_types = mapped_column(JsonList, nullable=True)
+    registered_at = mapped_column(Moment, nullable=False)
+    last_seen_at = mapped_column(Moment, nullable=True)
+
+    __table_args__ = (CheckConstraint("max_concurrency IS NULL OR max_concurrency > 0", name="max_concurrency"),)
+
+
+class StallRow(Base):
+    """One waiting period that passed its threshold; the unique pair is what keeps two sweeps from finding it twice."""
+
+    __tablename__ = "nexus_stalls"
+
+    stall_id: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    task_id: Mapped[str] = mapped_column(sa.Text)
+    since = mapped_column(Moment, nullable=False)
+    opened_at = mapped_column(Moment, nullable=False)
+
+    __table_args__ = (Index(None, "task_id", "since", unique=True),)
+
+
+class StallStepRow(Base):
+    """One thing done about a stall, once."""
+
+    __tablename__ = "nexus_stall_steps"
+
+    stall_id: Mapped[int] = mapped_column(
+        sa.ForeignKey("nexus_stalls.stall_id", ondelete="CASCADE"), primary_key=True, type_=Serial
+    )
+    step: Mapped[str] = mapped_column(sa.Text, primary_key=True)
+    at = mapped_column(Moment, nullable=False)
+    detail: Mapped[str] = mapped_column(sa.Text)
+
+
+def _table(row: type[Base]) -> sa.Table:
+    table = row.__table__
+    assert isinstance(table, sa.Table)
+    return table
+
+
+tasks = _table(TaskRow)
+dependencies = _table(DependencyRow)
+attempts = _table(AttemptRow)
+history = _table(HistoryRow)
+agents = _table(AgentRow)
+stalls = _table(StallRow)
+stall_steps = _table(StallStepRow)
