@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from nexus import explaining, intake, queries, records, registration, schema, sweeping, transitions
+from nexus import explaining, importing, intake, outlook, queries, records, registration, schema, sweeping, transitions
+from nexus.boards import Board, ImportReport, read_board
 from nexus.clock import Clock
 from nexus.engine import Database, Tx
 from nexus.errors import AgentNotFound, ClaimLost, IllegalTransition, InvalidTask, NotClaimable, TaskNotFound
@@ -96,6 +98,32 @@ class TaskNexus:
         new = [intake.parse(task, self.settings.max_payload_bytes) for task in tasks]
         return self._database.write(lambda tx: intake.add(tx, new, self.settings.retry, actor))
 
+    def import_board(
+        self, board: Board, *, dry_run: bool = False, strict: bool = False, actor: str | None = None
+    ) -> ImportReport:
+        """Write a board that was read; the account says what became of each record.
+
+        The same record again changes nothing, whatever became of its task; a changed one redefines a task that
+        nobody works on. With `strict`, one reject and nothing is written; with `dry_run` nothing ever is.
+        """
+        try:
+            return self._database.write(
+                lambda tx: importing.import_board(tx, board, self.settings, dry_run=dry_run, strict=strict, actor=actor)
+            )
+        except importing.RolledBack as rolled_back:
+            return rolled_back.report
+
+    def read_board(self, paths: Path | str | Iterable[Path | str]) -> Board:
+        """Read board files against this nexus: a dependency may name a task that is here already.
+
+        Raises `BoardUnreadable`.
+        """
+        return read_board(
+            paths,
+            max_payload_bytes=self.settings.max_payload_bytes,
+            known_ids=lambda wanted: self._database.read(lambda tx: importing.known_ids(tx, wanted)),
+        )
+
     # -- looking --------------------------------------------------------------------------------------------
 
     def get_task_by_id(self, task_id: str) -> Task | None:
@@ -168,6 +196,24 @@ class TaskNexus:
         An empty list means that it can be claimed now. Raises `TaskNotFound`.
         """
         return self._database.read(lambda tx: explaining.explain(tx, task_id, agent_id=agent_id))
+
+    def stuck(
+        self, agents: Iterable[str], task_types: Iterable[str], *, episode_id: str | None = None
+    ) -> tuple[int, dict[str, str]]:
+        """How many tasks are open, and which of them none of these `agents` can bring to an end, with why.
+
+        `task_types` is what the agents have handlers for.
+        """
+        at_work, handled = set(agents), list(task_types)
+
+        def work(tx: Tx) -> tuple[int, dict[str, str]]:
+            rows = queries.open_work(tx, episode_id)
+            targets = {target for row in rows for target in row.depends_on}
+            status_of = {task_id: row.status for task_id, row in queries.task_rows(tx, sorted(targets)).items()}
+            workers = [agent for agent in queries.list_agents(tx) if agent.agent_id in at_work]
+            return len(rows), outlook.stuck(rows, status_of, workers, handled)
+
+        return self._database.read(work)
 
     # -- the life of a claim --------------------------------------------------------------------------------
 
@@ -297,11 +343,21 @@ class TaskNexus:
 
         Raises `TaskNotFound`, `IllegalTransition` (nobody holds it), `ClaimLost` (another agent holds it).
         """
+        return self._database.read(lambda tx: self._held(tx, task_id, Verb.RELEASE, agent_id))
 
-        def work(tx: Tx) -> Claim:
-            return self._held(tx, task_id, Verb.RELEASE, agent_id)
+    def claim_numbered(self, task_id: str, claim_no: int, agent_id: str | None = None) -> Claim:
+        """The claim that an agent outside says it has. Nothing is checked here: each verb that it shows it to does.
 
-        return self._database.read(work)
+        Raises `TaskNotFound`.
+        """
+        task = self._of_task(task_id, self._task)
+        return Claim(
+            task=task,
+            task_id=task_id,
+            agent_id=agent_id or task.claimed_by or "outside",
+            claim_no=claim_no,
+            lease_expires_at=task.lease_expires_at or task.updated_at,
+        )
 
     # -- by id, as the origin had them ----------------------------------------------------------------------
 

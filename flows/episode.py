@@ -1,0 +1,88 @@
+"""`run_episode`: a named batch, its agents side by side until none of its tasks can move any more."""
+
+import asyncio
+from typing import Annotated, Final
+
+from prefect import flow
+from pydantic import Field
+
+from flows.board import board
+from flows.handlers import runnable_types
+from flows.observe import artifact_key, ended_well, run_log, show_markdown, tagged
+from flows.reports import EpisodeReport
+from flows.shift import Concurrency, Lease, process_agent_tasks
+from flows.sweep import summary
+from nexus import TaskNexus
+
+EpisodeName = Annotated[str, Field(title="Episode", description="The named batch to work through", min_length=1)]
+Agents = Annotated[
+    list[str], Field(title="Agents", description="Who works on it, side by side", min_length=1, max_length=100)
+]
+
+SWEEP_SECONDS: Final = 5.0
+"""An episode takes back expired leases itself: it must not hang because nobody runs the scheduled sweep."""
+
+
+@flow(name="run-episode", flow_run_name="episode {episode_id}")
+async def run_episode(
+    episode_id: EpisodeName,
+    agents: Agents = ["Agent-1", "Agent-2", "Agent-3"],  # noqa: B006 - Prefect shows the default in its form
+    concurrency: Concurrency = 2,
+    lease_seconds: Lease = None,
+) -> EpisodeReport:
+    """Work an episode to its end with `agents`, each in a shift of its own with up to `concurrency` tasks.
+
+    It ends when every task is terminal, or when what is left cannot move without a person, another agent or
+    another handler; the report says which and why. A Markdown report is kept as an artifact.
+
+    Raises `AgentNotConfirmed`.
+    """
+    nexus = board()
+    with tagged(episode_id=episode_id):
+        started_at = await asyncio.to_thread(nexus.now)
+        for agent_id in agents:
+            await asyncio.to_thread(nexus.confirm_agent, agent_id, task_types=runnable_types(nexus.settings))
+        sweeping = asyncio.create_task(_sweep_now_and_then(nexus))
+        shifts = [
+            asyncio.create_task(
+                process_agent_tasks(
+                    agent_id,
+                    concurrency=concurrency,
+                    mode="wait",
+                    episode_id=episode_id,
+                    lease_seconds=lease_seconds,
+                    beside=agents,
+                )
+            )
+            for agent_id in agents
+        ]
+        try:
+            await asyncio.gather(*shifts)
+        finally:
+            for running in (*shifts, sweeping):
+                running.cancel()
+            await asyncio.gather(*shifts, sweeping, return_exceptions=True)
+        tasks = await asyncio.to_thread(nexus.get_all_tasks, episode_id=episode_id)
+        attempts = await asyncio.to_thread(nexus.attempts_by_task, [task.task_id for task in tasks])
+        _, left = await asyncio.to_thread(nexus.stuck, agents, runnable_types(nexus.settings), episode_id=episode_id)
+        report = EpisodeReport(
+            episode_id=episode_id,
+            started_at=started_at,
+            finished_at=await asyncio.to_thread(nexus.now),
+            tasks=tuple(tasks),
+            attempts={task_id: tuple(tried) for task_id, tried in attempts.items()},
+            left=left,
+        )
+        await show_markdown(artifact_key("nexus-episode", episode_id), report.markdown(), f"How {episode_id} ended")
+        return ended_well(report, report.summary())
+
+
+async def _sweep_now_and_then(nexus: TaskNexus) -> None:
+    while True:
+        try:
+            report = await asyncio.to_thread(nexus.sweep)
+            if report.items:
+                run_log().warning("sweep: %s", summary(report))
+        except Exception as error:
+            run_log().warning("the sweep failed and is tried again: %s", error)
+        await asyncio.sleep(SWEEP_SECONDS)

@@ -1,0 +1,80 @@
+"""What a person sees in the Prefect UI: names, tags, links from an attempt to its run, reports."""
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from prefect import runtime, tags
+from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+
+T = TypeVar("T")
+
+TAG = "nexus"
+"""On every flow run of ours; what `deployments.reap` looks for."""
+
+ATTEMPT_NAME = "{task_id} · attempt {number}"
+"""The name of a task run."""
+
+logger = logging.getLogger("nexus.flows")
+
+
+@contextmanager
+def tagged(agent_id: str | None = None, episode_id: str | None = None) -> Iterator[None]:
+    """Tags for the runs inside. Few and constant: Prefect pays 100 ms for each new set on a task run, so the
+    task's id is in the name instead."""
+    few = [TAG, *([f"agent:{agent_id}"] if agent_id else []), *([f"episode:{episode_id}"] if episode_id else [])]
+    with tags(*few):
+        yield
+
+
+def run_ref() -> dict[str, Any]:
+    """The Prefect run around the caller, for the attempt's row. (task run, run count) is unique per attempt."""
+    ids = {
+        "flow_run_id": runtime.flow_run.id,
+        "task_run_id": runtime.task_run.id,
+        "run_count": runtime.task_run.run_count,
+    }
+    return {name: str(value) if name.endswith("_id") else value for name, value in ids.items() if value}
+
+
+def run_log() -> logging.Logger | logging.LoggerAdapter[Any]:
+    """The logger whose lines stand on the run's page."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logger
+
+
+def ended_well(value: T, message: str, name: str = "Completed") -> T:
+    """What a flow returns for `value`, with words (and a name) for the UI.
+
+    Prefect gives the caller the state's data, which is `value`; only the type does not say so.
+    """
+    state: Any = Completed(name=name, message=message, data=value)
+    return state  # type: ignore[no-any-return]
+
+
+def artifact_key(*parts: str) -> str:
+    """Prefect's keys are lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-") or TAG
+
+
+async def show_markdown(key: str, text: str, description: str) -> None:
+    """A Markdown artifact on the run. One that fails never fails the work."""
+    try:
+        await acreate_markdown_artifact(markdown=text, key=key, description=description)
+    except Exception as error:
+        run_log().warning("no artifact %s: %s", key, error)
+
+
+async def show_table(key: str, rows: list[dict[str, Any]], description: str) -> None:
+    """A table artifact on the run. One that fails never fails the work."""
+    try:
+        await acreate_table_artifact(table=rows, key=key, description=description)
+    except Exception as error:
+        run_log().warning("no artifact %s: %s", key, error)

@@ -1,0 +1,37 @@
+"""`nexus agents`: who works here."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nexus.cli.output import Json, emit, open_nexus, say, table, when
+
+if TYPE_CHECKING:
+    from nexus import Agent
+
+app = typer.Typer(help="Register agents, and see who works here.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_agents(context: typer.Context, as_json: Json = False) -> None:
+    """Every agent: what it can do, what it holds, when it was last seen."""
+    agents = open_nexus(context).agents()
+
+    def row(agent: "Agent") -> tuple[object, ...]:
+        limit = agent.max_concurrency or "-"
+        return agent.agent_id, ", ".join(agent.capabilities), f"{agent.live_claims}/{limit}", when(agent.last_seen_at)
+
+    emit(agents, as_json, lambda: table(["agent", "capabilities", "holds", "last seen (UTC)"], map(row, agents)))
+
+
+@app.command()
+def register(
+    context: typer.Context,
+    agent_id: Annotated[str, typer.Argument(help="The agent's id.", show_default=False)],
+    capability: Annotated[list[str] | None, typer.Option("--capability", "-c", help="May be repeated.")] = None,
+    max_concurrency: Annotated[int | None, typer.Option(min=1, help="Claims that it may hold at once.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Register an agent, or change what is given here of one that is registered."""
+    agent = open_nexus(context).register_agent(agent_id, capability, max_concurrency)
+    emit(agent, as_json, lambda: say(f"{agent.agent_id} is registered."))

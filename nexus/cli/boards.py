@@ -1,0 +1,77 @@
+"""`nexus import` and `nexus export`: boards as files."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nexus.cli.output import REFUSED, Actor, Json, emit, open_nexus, say
+
+if TYPE_CHECKING:
+    from nexus.boards import ImportReport
+
+SHOWN = 20
+"""Rejects and warnings that are printed; --json has them all."""
+
+
+def attach(app: typer.Typer) -> None:
+    """Add the verbs to the command."""
+    app.command("import")(import_boards)
+    app.command("export")(export_board)
+
+
+def import_boards(
+    context: typer.Context,
+    paths: Annotated[list[Path], typer.Argument(help="Board files (JSON, JSONL, YAML), or folders of them.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="All or nothing: one reject, and nothing is written.")
+    ] = False,
+    episode: Annotated[str | None, typer.Option(help="Put tasks that name no episode into this one.")] = None,
+    by: Actor = None,
+    as_json: Json = False,
+) -> None:
+    """Load boards without running them. Exit code 1 where nothing could be read, or --strict found a reject."""
+    nexus = open_nexus(context)
+    board = nexus.read_board(paths)
+    if episode:
+        board = board.in_episode(episode)
+    report = nexus.import_board(board, dry_run=dry_run, strict=strict, actor=by)
+    emit(report, as_json, lambda: show(report))
+    nothing = report.rejected and not (report.accepted or report.updated or report.unchanged)
+    if nothing or (strict and report.rejected):
+        if strict:
+            say("Nothing was written (--strict).")
+        raise typer.Exit(REFUSED)
+
+
+def show(report: "ImportReport") -> None:
+    """The account, for people."""
+    for kind, found in (("rejected", report.rejects), ("note", report.warnings)):
+        for one in found[:SHOWN]:
+            say(f"{kind}: {' '.join(str(one).split())}")
+        if len(found) > SHOWN:
+            say(f"{kind}: {len(found) - SHOWN} more (--json shows all)")
+    would = " (dry run: nothing was written)" if report.dry_run else ""
+    counts = ("accepted", "updated", "unchanged", "rejected")
+    print(", ".join(f"{getattr(report, name)} {name}" for name in counts) + would)  # noqa: T201
+
+
+def export_board(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(help="board.json, .jsonl or .yaml; - is JSON on stdout.")],
+    episode: Annotated[str | None, typer.Option(help="Only of this episode.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a board that imports back to the same tasks and attempts."""
+    from nexus.boards import write_board, write_tasks
+
+    nexus = open_nexus(context)
+    tasks = nexus.get_all_tasks(episode_id=episode)
+    attempts = nexus.attempts_by_task(task.task_id for task in tasks)
+    if str(path) == "-":
+        write_tasks(sys.stdout, tasks, attempts)
+        return
+    write_board(path, tasks, attempts)
+    emit({"path": str(path), "tasks": len(tasks)}, as_json, lambda: say(f"{len(tasks)} tasks written to {path}."))

@@ -1,0 +1,198 @@
+"""The verbs that add and look: add, list, show, history, explain, stats."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nexus.cli.output import (
+    Actor,
+    Json,
+    TaskId,
+    console,
+    emit,
+    flat,
+    open_nexus,
+    parse_json,
+    print_json,
+    say,
+    status_text,
+    table,
+    when,
+)
+from nexus.errors import TaskNotFound
+
+if TYPE_CHECKING:
+    from nexus import Attempt, Task
+
+
+def attach(app: typer.Typer) -> None:
+    """Add the verbs to the command."""
+    app.command()(add)
+    app.command("list")(list_tasks)
+    for verb in (show, history, explain, stats):
+        app.command()(verb)
+
+
+def add(
+    context: typer.Context,
+    description: Annotated[str, typer.Argument(help="What is to be done.")] = "",
+    task_id: Annotated[str | None, typer.Option("--id", help="Made by the nexus when absent.")] = None,
+    task_type: Annotated[str, typer.Option("--type", "-t", help="Names the handler that does it.")] = "task",
+    payload: Annotated[str | None, typer.Option("--payload", "-p", help="JSON object, @file, or - for stdin.")] = None,
+    priority: Annotated[
+        str, typer.Option(help="critical, high, medium, low, or an integer: smaller is first.")
+    ] = "medium",
+    tag: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
+    depends_on: Annotated[list[str] | None, typer.Option(help="A task to wait for; may be repeated.")] = None,
+    capability: Annotated[
+        list[str] | None, typer.Option(help="What its agent must be able to; may be repeated.")
+    ] = None,
+    assign: Annotated[str | None, typer.Option(help="Only this agent may claim it.")] = None,
+    max_attempts: Annotated[int | None, typer.Option(min=1, help="Default: the setting.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that an attempt may take.")] = None,
+    review: Annotated[bool, typer.Option("--review", help="Completed only when somebody else approves.")] = False,
+    not_before: Annotated[
+        str | None, typer.Option(help="Not offered before this time, such as 2026-12-01T08:00:00Z.")
+    ] = None,
+    episode: Annotated[str | None, typer.Option(help="The named batch that it belongs to.")] = None,
+    key: Annotated[str | None, typer.Option(help="Idempotency key: adding twice adds once.")] = None,
+    by: Actor = None,
+    as_json: Json = False,
+) -> None:
+    """Add a task. Prints its id."""
+    nexus = open_nexus(context)
+    given: dict[str, Any] = {
+        "task_id": task_id,
+        "task_type": task_type,
+        "description": description,
+        "payload": parse_json(payload, "--payload") if payload is not None else None,
+        "priority": priority,
+        "tags": tag,
+        "depends_on": depends_on,
+        "required_capabilities": capability,
+        "assigned_to": assign,
+        "retry_policy": nexus.settings.retry.model_dump() | {"max_attempts": max_attempts} if max_attempts else None,
+        "timeout_seconds": timeout,
+        "requires_review": review,
+        "available_at": not_before,
+        "episode_id": episode,
+        "idempotency_key": key,
+    }
+    task = nexus.add_task({name: value for name, value in given.items() if value is not None}, actor=by)
+    emit(task, as_json, lambda: print(task.task_id))  # noqa: T201
+
+
+def list_tasks(
+    context: typer.Context,
+    status: Annotated[list[str] | None, typer.Option("--status", "-s", help="May be repeated.")] = None,
+    task_type: Annotated[str | None, typer.Option("--type", "-t")] = None,
+    tag: Annotated[str | None, typer.Option()] = None,
+    agent: Annotated[str | None, typer.Option("--agent", "-a", help="Held by, or assigned to.")] = None,
+    episode: Annotated[str | None, typer.Option()] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 100,
+    after: Annotated[str | None, typer.Option(help="The last task id of the page before.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tasks in order of arrival."""
+    tasks = open_nexus(context).get_all_tasks(
+        status or None, task_type=task_type, tag=tag, agent_id=agent, episode_id=episode, limit=limit, after=after
+    )
+
+    def row(task: "Task") -> tuple[object, ...]:
+        who = task.claimed_by or (f"({task.assigned_to})" if task.assigned_to else "")
+        tried = f"{task.attempt_count}"
+        return (
+            task.task_id,
+            status_text(task.status),
+            task.priority,
+            tried,
+            who,
+            flat(task.description) or task.task_type,
+        )
+
+    def show() -> None:
+        wide = {"ratio": None, "min_width": 12}
+        columns: list[str | tuple[str, dict[str, Any]]] = [
+            ("task", wide),
+            ("status", {"min_width": 11}),
+            "prio",
+            "tries",
+        ]
+        table([*columns, "agent", "what"], map(row, tasks))
+        if len(tasks) == limit:
+            say(f"There may be more: nexus list --after {tasks[-1].task_id}")
+
+    emit(tasks, as_json, show)
+
+
+def show(context: typer.Context, task_id: TaskId, as_json: Json = False) -> None:
+    """One task: all that is known of it, and every attempt."""
+    nexus = open_nexus(context)
+    task = nexus.get_task_by_id(task_id)
+    if task is None:
+        raise TaskNotFound(task_id)
+    attempts = nexus.attempts(task_id)
+    if as_json:
+        return print_json({**task.model_dump(mode="json"), "attempts": attempts})
+    from rich.text import Text
+
+    out = console()
+    for name, value in task.model_dump(mode="json").items():
+        if value not in (None, "", [], {}) and name != "retry_policy":
+            out.print(Text.assemble((f"{name:<22}", "bold"), flat(value) if isinstance(value, str) else str(value)))
+    if attempts:
+        out.print()
+        _attempts(attempts)
+    return None
+
+
+def _attempts(attempts: "list[Attempt]") -> None:
+    def row(one: "Attempt") -> tuple[object, ...]:
+        seconds = f"{(one.finished_at - one.started_at).total_seconds():.1f}" if one.finished_at else ""
+        return one.number, one.agent_id, one.outcome, when(one.started_at), seconds, flat(one.error or one.note)
+
+    table(["#", "agent", "outcome", "started (UTC)", "seconds", "error"], map(row, attempts))
+
+
+def history(context: typer.Context, task_id: TaskId, as_json: Json = False) -> None:
+    """Every move of a task: what, who, when and why."""
+    events = open_nexus(context).history(task_id)
+    rows = [
+        (when(event.at), event.verb, event.from_status or "", event.to_status or "", event.actor, flat(event.reason))
+        for event in events
+    ]
+    emit(events, as_json, lambda: table(["when (UTC)", "verb", "from", "to", "who", "why"], rows))
+
+
+def explain(
+    context: typer.Context,
+    task_id: TaskId,
+    agent: Annotated[str | None, typer.Option("--agent", "-a", help="Why this one agent cannot have it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Why a task is not running."""
+    reasons = open_nexus(context).explain(task_id, agent)
+
+    def show() -> None:
+        for reason in reasons:
+            print(f"{reason.code}: {flat(reason.message)}")  # noqa: T201
+        if not reasons:
+            print("claimable: nothing keeps it from being claimed now")  # noqa: T201
+
+    emit(reasons, as_json, show)
+
+
+def stats(
+    context: typer.Context,
+    episode: Annotated[str | None, typer.Option(help="Only of this episode.")] = None,
+    as_json: Json = False,
+) -> None:
+    """How many tasks there are in each status."""
+    from nexus import TaskStatus
+
+    counted = open_nexus(context).stats(episode)
+    known = {str(status): counted.get(status, 0) for status in TaskStatus}
+    rows = [(status_text(name), number) for name, number in known.items() if number]
+    emit(
+        known, as_json, lambda: table(["status", ("tasks", {"justify": "right"})], [*rows, ("total", counted.total())])
+    )

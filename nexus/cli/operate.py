@@ -1,0 +1,109 @@
+"""The verbs of operators and reviewers: cancel, retry, approve, reject, block, unblock, sweep."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from nexus.cli.output import Actor, Json, TaskId, emit, flat, open_nexus, say, table
+
+if TYPE_CHECKING:
+    from nexus import Task
+
+Reviewer = Annotated[str, typer.Option("--by", help="Who reviews; never the agent who did it.", envvar="NEXUS_AGENT")]
+
+
+def attach(app: typer.Typer) -> None:
+    """Add the verbs to the command."""
+    for verb in (cancel, retry, approve, reject, block, unblock, sweep):
+        app.command()(verb)
+
+
+def _moved(task: "Task", as_json: bool) -> None:
+    emit(task, as_json, lambda: say(f"{task.task_id}: {task.status}."))
+
+
+def cancel(
+    context: typer.Context,
+    task_id: TaskId,
+    reason: Annotated[str | None, typer.Option(help="Why; kept with the task.")] = None,
+    by: Actor = None,
+    as_json: Json = False,
+) -> None:
+    """End a task; a running attempt learns it at its next heartbeat."""
+    _moved(open_nexus(context).cancel(task_id, reason, actor=by), as_json)
+
+
+def retry(context: typer.Context, task_id: TaskId, by: Actor = None, as_json: Json = False) -> None:
+    """Offer a failed, stalled or cancelled task again, with a fresh budget; its history is kept."""
+    _moved(open_nexus(context).retry(task_id, actor=by), as_json)
+
+
+def approve(
+    context: typer.Context,
+    task_id: TaskId,
+    by: Reviewer,
+    note: Annotated[str | None, typer.Option(help="Kept with the task.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Agree with a task in review: it is completed."""
+    _moved(open_nexus(context).approve(task_id, by, note), as_json)
+
+
+def reject(
+    context: typer.Context,
+    task_id: TaskId,
+    by: Reviewer,
+    note: Annotated[str, typer.Option(help="What is wrong; goes to the next attempt.")],
+    as_json: Json = False,
+) -> None:
+    """Do not agree with a task in review: it is offered again, with the note."""
+    _moved(open_nexus(context).reject(task_id, by, note), as_json)
+
+
+def block(
+    context: typer.Context,
+    task_id: TaskId,
+    reason: Annotated[str, typer.Option(help="Why; shown by `nexus explain`.")],
+    by: Actor = None,
+    as_json: Json = False,
+) -> None:
+    """Keep a task from being worked on until it is unblocked."""
+    _moved(open_nexus(context).block(task_id, reason, actor=by), as_json)
+
+
+def unblock(context: typer.Context, task_id: TaskId, by: Actor = None, as_json: Json = False) -> None:
+    """Offer a blocked task again."""
+    _moved(open_nexus(context).unblock(task_id, actor=by), as_json)
+
+
+def sweep(
+    context: typer.Context,
+    strategy: Annotated[
+        Literal["log_only", "mark_stalled", "reassign", "escalate"] | None,
+        typer.Option(help="What to do about tasks that wait too long; default: the setting."),
+    ] = None,
+    pending_timeout: Annotated[float | None, typer.Option(help="Seconds; default: the setting.")] = None,
+    as_json: Json = False,
+) -> None:
+    """One pass now: take back expired leases, act on tasks that wait too long, once per waiting period."""
+    from nexus.errors import InvalidSettings
+    from nexus.intake import faults
+
+    nexus = open_nexus(context)
+    given = {"escalation_strategy": strategy, "pending_timeout_seconds": pending_timeout}
+    asked = {name: value for name, value in given.items() if value is not None}
+    config = nexus.settings.monitoring
+    try:
+        config = type(config).model_validate(config.model_dump() | asked)
+    except ValueError as error:
+        raise InvalidSettings(faults(error)) from None  # type: ignore[arg-type]
+    report = nexus.sweep(config)
+
+    def show() -> None:
+        if report.items:
+            rows = [(item.task_id, item.action, flat(item.detail)) for item in report.items]
+            table(["task", "action", "detail"], rows)
+        more = " The pass was full: sweep again." if report.more else ""
+        say(f"Looked at {report.scanned}, acted on {len(report.items)}.{more}")
+
+    emit(report, as_json, show)

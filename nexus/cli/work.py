@@ -1,0 +1,148 @@
+"""The pull protocol for agents that work outside: claim, start, heartbeat, complete, fail, release.
+
+`nexus claim --json` gives the task and a claim_no; every later verb shows that number, and a number that is
+no longer the current one is refused.
+"""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nexus.cli.output import NOTHING, USAGE, Json, TaskId, emit, flat, open_nexus, parse_json, refuse, say, when
+
+if TYPE_CHECKING:
+    from nexus import Claim, TaskNexus
+
+Agent = Annotated[str, typer.Option("--agent", "-a", help="Who claims.", envvar="NEXUS_AGENT")]
+Holder = Annotated[str | None, typer.Option("--agent", "-a", help="Who holds the claim.", envvar="NEXUS_AGENT")]
+ClaimNo = Annotated[int | None, typer.Option("--claim-no", "-c", help="The number that `nexus claim` gave.")]
+Lease = Annotated[float | None, typer.Option("--lease", help="Seconds that the claim holds without a heartbeat.")]
+
+
+def attach(app: typer.Typer) -> None:
+    """Add the verbs to the command."""
+    for verb in (claim, start, heartbeat, complete, fail, release):
+        app.command()(verb)
+
+
+def held(nexus: "TaskNexus", task_id: str, claim_no: int | None, agent_id: str | None) -> "Claim":
+    """The claim that the caller shows: by number, or by name where the agent holds the task."""
+    if claim_no is not None:
+        return nexus.claim_numbered(task_id, claim_no, agent_id)
+    if agent_id is None:
+        refuse("Give --claim-no N (from `nexus claim`) or --agent NAME: whose claim is it?", USAGE)
+    return nexus.current_claim(task_id, agent_id)
+
+
+def claim(
+    context: typer.Context,
+    agent: Agent,
+    task_id: Annotated[str | None, typer.Argument(help="This one task only.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Take up to so many.")] = 1,
+    task_type: Annotated[
+        list[str] | None, typer.Option("--type", "-t", help="Only this task type; may be repeated.")
+    ] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="Only with this tag; may be repeated.")] = None,
+    episode: Annotated[str | None, typer.Option(help="Only of this episode.")] = None,
+    lease: Lease = None,
+    as_json: Json = False,
+) -> None:
+    """Take the most urgent tasks that this agent may have. Exit code 3: there is nothing to claim."""
+    nexus = open_nexus(context)
+    if task_id is not None:
+        claims = [nexus.claim_task(task_id, agent, lease_seconds=lease)]
+    else:
+        claims = nexus.claim(
+            agent, limit, task_types=task_type or None, tags=tag or None, episode_id=episode, lease_seconds=lease
+        )
+
+    def show() -> None:
+        for one in claims:
+            print(f"{one.task_id}  claim {one.claim_no}, held until {when(one.lease_expires_at)} UTC")  # noqa: T201
+            print(f"  {one.task.task_type}: {flat(one.task.description)}")  # noqa: T201
+
+    emit(claims, as_json, show)
+    if not claims:
+        say("Nothing to claim now.")
+        raise typer.Exit(NOTHING)
+
+
+def start(
+    context: typer.Context,
+    task_id: TaskId,
+    agent: Holder = None,
+    claim_no: ClaimNo = None,
+    run_ref: Annotated[str | None, typer.Option(help="JSON that says which run this is; kept on the attempt.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Begin to work on a claimed task: opens an attempt."""
+    nexus = open_nexus(context)
+    attempt = nexus.start(held(nexus, task_id, claim_no, agent), parse_json(run_ref, "--run-ref"))
+    emit(attempt, as_json, lambda: say(f"{task_id}: attempt {attempt.number} has begun."))
+
+
+def heartbeat(
+    context: typer.Context,
+    task_id: TaskId,
+    agent: Holder = None,
+    claim_no: ClaimNo = None,
+    note: Annotated[str | None, typer.Option(help="How far the work is.")] = None,
+    lease: Lease = None,
+    as_json: Json = False,
+) -> None:
+    """Renew the lease. Exit code 1: stop, the claim is lost or the task was cancelled."""
+    nexus = open_nexus(context)
+    beat = nexus.heartbeat(held(nexus, task_id, claim_no, agent), note, lease_seconds=lease)
+    emit(beat, as_json, lambda: say(f"{task_id}: held until {when(beat.lease_expires_at)} UTC."))
+    if beat.cancel_requested:
+        refuse(f"{task_id} was cancelled: stop working on it.")
+
+
+def complete(
+    context: typer.Context,
+    task_id: TaskId,
+    agent: Holder = None,
+    claim_no: ClaimNo = None,
+    result: Annotated[str | None, typer.Option("--result", "-r", help="JSON, @file, or - for stdin.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Done: keep the result. A result that comes after the claim was lost is kept on its attempt."""
+    nexus = open_nexus(context)
+    value = parse_json(result, "--result")
+    task = nexus.complete(held(nexus, task_id, claim_no, agent), value)
+    emit(task, as_json, lambda: say(f"{task_id}: {task.status}."))
+
+
+def fail(
+    context: typer.Context,
+    task_id: TaskId,
+    error: Annotated[str, typer.Option("--error", "-e", help="What went wrong.")],
+    agent: Holder = None,
+    claim_no: ClaimNo = None,
+    give_up: Annotated[bool, typer.Option("--give-up", help="No further attempt will help.")] = False,
+    retry_after: Annotated[float | None, typer.Option(min=0, help="Seconds until the next attempt.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The attempt failed: the retry policy offers the task again later, or makes it a dead letter."""
+    from nexus import Failure
+    from nexus.schemas import clean
+
+    nexus = open_nexus(context)
+    failure = Failure(message=clean(error), error_type="", retryable=not give_up, retry_after_seconds=retry_after)
+    task = nexus.fail(held(nexus, task_id, claim_no, agent), failure)
+    again = f"again from {when(task.available_at)} UTC" if task.status == "pending" else "a dead letter"
+    emit(task, as_json, lambda: say(f"{task_id}: {task.status}, {again}."))
+
+
+def release(
+    context: typer.Context,
+    task_id: TaskId,
+    agent: Holder = None,
+    claim_no: ClaimNo = None,
+    reason: Annotated[str | None, typer.Option(help="Why it is handed back.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Hand a task back; it is offered again at once."""
+    nexus = open_nexus(context)
+    task = nexus.release(held(nexus, task_id, claim_no, agent), reason)
+    emit(task, as_json, lambda: say(f"{task_id}: handed back."))
