@@ -1,0 +1,102 @@
+"""Tasks to a board file that reads back to the same tasks and attempts.
+
+JSON and YAML: `{"nexus_board": 1, "tasks": [...]}`; JSON Lines: one task a line, each with the marker. A task has
+all fields of `Task`, and its `attempts`. Written one task at a time, so that memory stays bounded.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+import yaml
+
+from nexus.boards.native import VERSION
+from nexus.boards.reading import LINE_EXTENSIONS, YAML_EXTENSIONS
+from nexus.boards.shapes import MARKER
+from nexus.schemas import Attempt, Task
+
+Form = Literal["json", "jsonl", "yaml"]
+Attempts = Mapping[str, Sequence[Attempt]]
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+def form_of(path: Path | str) -> Form:
+    """The form that a file's extension asks for; JSON where it asks for none that is known."""
+    extension = Path(path).suffix.lower()
+    if extension in LINE_EXTENSIONS:
+        return "jsonl"
+    return "yaml" if extension in YAML_EXTENSIONS else "json"
+
+
+def task_records(tasks: Iterable[Task], attempts: Attempts) -> Iterator[dict[str, Any]]:
+    """The exported form of each task, its attempts inside."""
+    for task in tasks:
+        tries = [attempt.model_dump(mode="json") for attempt in attempts.get(task.task_id, ())]
+        yield {**task.model_dump(mode="json"), "attempts": tries}
+
+
+def board_document(tasks: Iterable[Task], attempts: Attempts) -> dict[str, Any]:
+    """The whole board as one JSON value."""
+    return {MARKER: VERSION, "tasks": list(task_records(tasks, attempts))}
+
+
+def write_tasks(file: TextIO, tasks: Iterable[Task], attempts: Attempts, *, form: Form = "json") -> int:
+    """Write a board to an open text file, one task at a time; returns how many."""
+    count = 0
+    records = task_records(tasks, attempts)
+    if form == "jsonl":
+        for record in records:
+            file.write(_json({MARKER: VERSION, **record}) + "\n")
+            count += 1
+        return count
+    if form == "yaml":
+        file.write(f"{MARKER}: {VERSION}\ntasks:\n")
+        for record in records:
+            file.write(yaml.dump([record], Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=120))
+            count += 1
+        if not count:
+            file.write("  []\n")
+        return count
+    file.write(f'{{"{MARKER}": {VERSION}, "tasks": [')
+    for record in records:
+        file.write((",\n" if count else "\n") + _json(record))
+        count += 1
+    file.write("\n]}\n")
+    return count
+
+
+def write_board(path: Path | str, tasks: Iterable[Task], attempts: Attempts) -> int:
+    """Write a board file whole or not at all, in the form of its extension; returns the number of tasks.
+
+    It is written beside its place and renamed, so that a reader never meets half a board.
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            count = write_tasks(file, tasks, attempts, form=form_of(path))
+            file.flush()
+            os.fsync(file.fileno())
+        _keep_mode(Path(temporary), path)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return count
+
+
+def _keep_mode(temporary: Path, path: Path) -> None:
+    """The mode of the file that is replaced, or the usual one of a new file: a temporary file is private."""
+    if path.exists():
+        temporary.chmod(path.stat().st_mode & 0o777)
+    else:
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
