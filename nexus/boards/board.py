@@ -1,8 +1,8 @@
 """Files and folders to one `Board`: read, find, map, then settle ids and dependencies across all files.
 
-An id that comes twice with the same content counts once; with other content the first wins, and the later is a
-reject that names both places. A dependency becomes an edge only if its target is in this import or already in
-the nexus; any other text is kept in `extra["unresolved_dependencies"]` and holds nobody up.
+An id that comes twice with the same content counts once; with other content the first wins, and the later
+is a reject that names both places. A dependency becomes an edge only if its target is in this import or
+already in the nexus; any other text is kept in `extra["unresolved_dependencies"]` and holds nobody up.
 """
 
 import os
@@ -35,8 +35,8 @@ def read_board(
 ) -> Board:
     """All tasks of the files, and of the board files below the folders.
 
-    `BoardUnreadable` where the only file named is broken; among several, a broken one is a reject and the others
-    are read. Nothing is written anywhere.
+    `BoardUnreadable` where the only file named is broken; among several, a broken one is a reject and the
+    others are read. Nothing is written anywhere.
     """
     named = [paths] if isinstance(paths, str | Path) else list(paths)
     board = _Reader(limit, max_payload_bytes)
@@ -89,12 +89,13 @@ class _Reader:
             following = next(documents, None)
             found += self._document(first, name, path.stem, left, alone=following is None and found == 0)
             first = following
-        if left:
-            shown_names = ", ".join(one_line(part, 60) for part in left[:_MAX_LEFT_NAMES])
-            more = f" and {len(left) - _MAX_LEFT_NAMES} more" if len(left) > _MAX_LEFT_NAMES else ""
-            self.warnings.append(f"{name}: not part of any task, and not imported: {shown_names}{more}")
+        names = ", ".join(one_line(part, 60) for part in left[:_MAX_LEFT_NAMES])
+        if len(left) > _MAX_LEFT_NAMES:
+            names += f" and {len(left) - _MAX_LEFT_NAMES} more"
         if not found:
-            self.warnings.append(f"{name}: no task records in it")
+            self.warnings.append(f"{name}: no task records in it" + (f"; it holds {names}" if names else ""))
+        elif names:
+            self.warnings.append(f"{name}: not part of any task, and not imported: {names}")
 
     def _document(self, document: Document, name: str, stem: str, left: list[str], *, alone: bool) -> int:
         self.warnings += [f"{name}: {one_line(message, 300)}" for message in document.warnings[:100]]
@@ -210,7 +211,9 @@ def _resolved(task: BoardTask, exists: set[str]) -> BoardTask:
 
 
 def _cycles(tasks: dict[str, BoardTask]) -> list[list[str]]:
-    """Groups of tasks that wait for one another, one cycle after another until none is left; without recursion."""
+    """Groups of tasks that wait for one another, one cycle after another until none is left; without
+    recursion.
+    """
     done: set[str] = set()
     cycles: list[list[str]] = []
     for root in tasks:

@@ -2,8 +2,8 @@
 
 The repairs are those that real boards need: comments, commas before a closing bracket, and a `{{ … }}` pair
 that a template step left around the document. Each is named in a warning. Numbers that JSON does not know
-(NaN, Infinity, integers of thousands of digits) come through as floats that `check_json` refuses, so that they
-cost their record and not the file.
+(NaN, Infinity, integers of thousands of digits) come through as floats that `check_json` refuses, so that
+they cost their record and not the file.
 """
 
 import json
@@ -24,7 +24,9 @@ def _integer(digits: str) -> int | float:
 
 
 def keep_repeats(pairs: list[tuple[str, Any]], warn: Warn) -> dict[str, Any]:
-    """A dict of `pairs` that loses none: of a repeated name the last value has it, earlier ones `name (1)`, …"""
+    """A dict of `pairs` that loses none: of a repeated name the last value has it, earlier ones `name (1)`,
+    …
+    """
     data: dict[str, Any] = {}
     taken = {name for name, _ in pairs}
     number = 0

@@ -1,12 +1,13 @@
 """One raw record to one `BoardTask`, by the tables of `vocabulary`.
 
-What a value of ours cannot say stays in `extra`: unknown members as they are, the raw text of a mapped one as
-`raw_status`, `raw_priority`, `raw_created_at` … wherever the mapping lost something. A value that means nothing
-(an unknown status or priority, an impossible time, NaN, a NUL character) rejects its record with a reason.
+What a value of ours cannot say stays in `extra`: unknown members as they are, the raw text of a mapped one
+as `raw_status`, `raw_priority`, `raw_created_at` … wherever the mapping lost something. A value that means
+nothing (an unknown status or priority, an impossible time, NaN, a NUL character) rejects its record with a
+reason.
 
-**Whole-number priorities.** They are on our scale as they stand, smaller first. In a record that uses one of the
-origin's own member names (`vocabulary.ORIGIN_NAMES`, such as `action`, `params`, `assigned_agent`) they are ranks:
-1, 2, 3 and later become 0, 10, 20 and 30, the raw number is kept.
+**Whole-number priorities.** They are on our scale as they stand, smaller first. In a record that uses one
+of the origin's own member names (`vocabulary.ORIGIN_NAMES`, such as `action`, `params`, `assigned_agent`)
+they are ranks: 1, 2, 3 and later become 0, 10, 20 and 30, the raw number is kept.
 """
 
 from datetime import datetime

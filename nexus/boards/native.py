@@ -16,7 +16,8 @@ _STATE = frozenset(BoardState.model_fields)
 def native_task(record: RawRecord, digest: str) -> BoardTask:
     """The task that an export holds. Members that nobody knows land in extra; the numbers come back unread.
 
-    Raises `BadRecord`, or pydantic's `ValidationError`, where a member was changed into something that cannot be.
+    Raises `BadRecord`, or pydantic's `ValidationError`, where a member was changed into something that
+    cannot be.
     """
     raw: dict[str, Any] = record.value
     extra = raw.get("extra", {})

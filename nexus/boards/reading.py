@@ -1,8 +1,8 @@
 """Files to documents: which format, how much, and one clear line where it cannot be read.
 
-The extension decides first (`.json`; `.jsonl`, `.ndjson`; `.yaml`, `.yml`), then the content: YAML under a JSON
-name is read as YAML, with a warning. JSON Lines are read line by line: one broken line costs that line only,
-unless no line is JSON at all.
+The extension decides first (`.json`; `.jsonl`, `.ndjson`; `.yaml`, `.yml`), then the content: YAML under a
+JSON name is read as YAML, with a warning. JSON Lines are read line by line: one broken line costs that line
+only, unless no line is JSON at all.
 """
 
 import os

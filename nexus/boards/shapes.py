@@ -1,17 +1,18 @@
 """Where the tasks are in a document, whatever its shape.
 
 One idea instead of a list of shapes. A map with an id and something that tasks have is a task, wherever it
-stands. A map without an id is one if it says what is to be done, and either stands in a place that is named for
-tasks (`tasks`, `contracts`, `task_board` …, the elements of the document itself) or has a status or a priority.
-Everything else is searched through, to a bounded depth; what is left over is named in a warning.
+stands. A map without an id is one if it says what is to be done, and either stands in a place that is named
+for tasks (`tasks`, `contracts`, `task_board` …, the elements of the document itself) or has a status or a
+priority. Everything else is searched through, to a bounded depth; what is left over is named in a warning.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from nexus.boards import vocabulary as words
-from nexus.boards.records import RawRecord, Source
 from nexus.boards.reading import Document
+from nexus.boards.records import RawRecord, Source
 from nexus.boards.times import shown
 from nexus.states import TaskStatus
 
@@ -21,7 +22,8 @@ MARKER: Final = "nexus_board"
 MAX_SEARCH_DEPTH: Final = 8
 
 _PLACES: Final = frozenset({
-    "tasks", "task_list", "task_board", "taskboard", "contracts", "components", "backlog", "directives", "delegations",
+    "tasks", "task_list", "task_board", "taskboard", "contracts", "components", "backlog", "directives",
+    "delegations",
     "agent_assignments", "states", "task", "body",
 })  # fmt: skip
 """Names of members whose elements are tasks."""
@@ -31,20 +33,24 @@ _NESTED: Final = ("tasks", "subtasks", "sub_tasks")
 """Members of a task that may hold tasks of their own."""
 
 _NEVER: Final = frozenset({
-    "milestones", "objectives", "transitions", "history", "echo", "last_task", "properties", "themes", "examples",
+    "milestones", "objectives", "transitions", "history", "echo", "last_task", "properties", "themes",
+    "examples",
     "closure_sequence",
 })  # fmt: skip
 """Members that look like tasks and are not: plans, records of moves, echoes of a task in an answer."""
 
 _FOREIGN: Final = frozenset({
-    "$schema", "proposal_id", "template_id", "consolidated_contract_id", "goal_id", "idea_id", "phase_id", "meeting_id",
+    "$schema", "proposal_id", "template_id", "consolidated_contract_id", "goal_id", "idea_id", "phase_id",
+    "meeting_id",
     "mission_id", "message_id", "breakdown_id", "task_list_id", "episode_id", "transition_id", "prompt_mode",
 })  # fmt: skip
 """A map with one of these and no id of a task is something else."""
 
 _SIGNS: Final = frozenset({
-    "description", "task_description", "desc", "title", "contract_title", "name", "task", "objective", "directive", "intent",
-    "summary", "todo", "action", "status", "state", "current_status", "priority", "prio", "task_type", "payload",
+    "description", "task_description", "desc", "title", "contract_title", "name", "task", "objective",
+    "directive", "intent",
+    "summary", "todo", "action", "status", "state", "current_status", "priority", "prio", "task_type",
+    "payload",
     "assigned_to", "assigned_agent", "assignee", "claimed_by", "completed_by", "file_path",
 })  # fmt: skip
 """With an id, one of these makes a task."""
@@ -80,6 +86,8 @@ class _Context:
     episode_id: str | None = None
     parent_id: str | None = None
     native: bool = False
+    notes: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """What an episode's milestones say about its tasks, by id."""
 
 
 def find_records(document: Document, file: str, stem: str) -> Found:
@@ -163,6 +171,9 @@ class _Search:
             if isinstance(value.get(name), list) and value[name] and all(is_task(part) and own_id(part) for part in value[name])
         ]  # fmt: skip
         own = {name: inner for name, inner in value.items() if name not in nested}
+        note = context.notes.get(own_id(value) or key or "")
+        if note is not None and not _has_text(own):
+            own = {**{name: inner for name, inner in note.items() if name not in words.ID}, **own}
         self.found.records.append(
             RawRecord(
                 value=own, source=self._source(place), key=key, listed_as=context.listed_as, agent=context.agent,
@@ -240,25 +251,25 @@ class _Search:
             self._take(value, place, context)
             return
         before = len(self.found.records), len(self.found.strays)
-        inner = _Context(
-            context.listed_as,
-            _agent_in(value) or context.agent,
-            _episode_in(value) or context.episode_id,
-            context.parent_id,
+        inner = replace(
+            context,
+            agent=_agent_in(value) or context.agent,
+            episode_id=_episode_in(value) or context.episode_id,
+            notes=_milestones_in(value) or context.notes,
         )
-        proposal = "proposal_id" in value
+        form = "proposal_id" in value or "template_id" in value
         if top and _is_map_by_id(value):
             self.members(value, place, inner, depth)
             return
         for name, part in value.items():
             here = f"{place}.{name}" if place else name
-            known = len(self.found.records), len(self.found.strays)
-            if name not in _NEVER and not proposal and depth < MAX_SEARCH_DEPTH:
+            known, left = (len(self.found.records), len(self.found.strays)), len(self.found.left)
+            if name not in _NEVER and not form and depth < MAX_SEARCH_DEPTH:
                 self._member(name, part, here, inner, top=top, depth=depth)
-            if (len(self.found.records), len(self.found.strays)) == known and (
-                part or isinstance(part, bool | int)
-            ):
-                self.found.left.append(here)
+            if (len(self.found.records), len(self.found.strays)) == known:
+                del self.found.left[left:]  # nothing in it: its name says enough
+                if part or isinstance(part, bool | int):
+                    self.found.left.append(here)
         if (
             top
             and before == (len(self.found.records), len(self.found.strays))
@@ -271,7 +282,7 @@ class _Search:
         named = _is_place(name)
         status = words.listed_as(name.split(" (", 1)[0]) or context.listed_as
         agent = words.agent_of(name) if words.is_agent_name(name) else context.agent
-        inner = _Context(status, agent, context.episode_id, context.parent_id)
+        inner = replace(context, listed_as=status, agent=agent)
         if isinstance(part, list):
             self.elements(part, place, inner, named=named, depth=depth + 1)
         elif isinstance(part, dict):
@@ -293,12 +304,7 @@ class _Search:
             if isinstance(part, dict) and is_task(part, named=True) and not _is_container(part):
                 agent = words.agent_of(name) if words.is_agent_name(name) else context.agent
                 key = None if words.is_agent_name(name) else name
-                self._take(
-                    part,
-                    here,
-                    _Context(context.listed_as, agent, context.episode_id, context.parent_id),
-                    key=key,
-                )
+                self._take(part, here, replace(context, agent=agent), key=key)
             elif isinstance(part, dict | list):
                 self._member(name, part, here, context, top=False, depth=depth + 1)
             elif part is not None:
@@ -331,6 +337,12 @@ def _is_map_by_id(value: dict[str, Any]) -> bool:
         and not _is_place(name) and not any(foreign in part for foreign in _FOREIGN) and name not in _NEVER
         for name, part in value.items()
     )  # fmt: skip
+
+
+def _milestones_in(value: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    given = value.get("milestones")
+    parts = given if isinstance(given, list) else []
+    return {identity: part for part in parts if isinstance(part, dict) and (identity := own_id(part))}
 
 
 def _agent_in(value: dict[str, Any]) -> str | None:

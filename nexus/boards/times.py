@@ -21,10 +21,11 @@ _EPOCH = re.compile(r"[+-]?\d{9,}(?:\.\d+)?")
 
 
 def instant_of(value: Any) -> datetime | None:
-    """The moment that `value` names; None for a placeholder or any other text; `AbsurdTime` for an impossible one.
+    """The moment that `value` names; None for a placeholder or any other text; `AbsurdTime` for an
+    impossible one.
 
-    Read are ISO 8601 with Z, an offset, or both (the offset counts), a date alone (midnight), and seconds since 1970.
-    Where no zone is given, UTC is assumed; the mapping keeps the raw text, which shows it.
+    Read are ISO 8601 with Z, an offset, or both (the offset counts), a date alone (midnight), and seconds
+    since 1970. Where no zone is given, UTC is assumed; the mapping keeps the raw text, which shows it.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None

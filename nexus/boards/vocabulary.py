@@ -1,7 +1,8 @@
 """How boards of the field say what we say: member names, states, priorities, as data.
 
-The tables come from a count over a fleet's real boards. Where a word could mean two things the cautious reading
-is taken (a task that is offered again is seen; one that is lost is not), and the raw word is kept in `extra`.
+The tables come from a count over a fleet's real boards. Where a word could mean two things the cautious
+reading is taken (a task that is offered again is seen; one that is lost is not), and the raw word is kept
+in `extra`.
 """
 
 import re
@@ -15,7 +16,8 @@ ID: Final = ("task_id", "id", "contract_id", "component_id")
 """Names for a task's own id, the surest first."""
 
 TEXT: Final = (
-    "description", "task_description", "desc", "title", "contract_title", "name", "task", "objective", "directive", "intent",
+    "description", "task_description", "desc", "title", "contract_title", "name", "task", "objective",
+    "directive", "intent",
     "summary", "todo", "instructions", "content", "message", "action",
 )  # fmt: skip
 """Names for what is to be done; the first that is filled becomes the description."""
@@ -28,17 +30,20 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "tags": ("tags",),
     "required_capabilities": ("required_capabilities",),
     "assigned_to": (
-        "assigned_to", "assigned_agent", "assigned_agent_id", "agent_assigned", "assignee", "target_agent", "to_agent",
+        "assigned_to", "assigned_agent", "assigned_agent_id", "agent_assigned", "assignee", "target_agent",
+        "to_agent",
         "owner", "agent", "agent_id",
     ),
     "claimed_by": ("claimed_by",),
     "completed_by": ("completed_by",),
     "created_at": (
-        "created_at", "timestamp_created", "timestamp_created_utc", "created_timestamp", "created_date", "created",
+        "created_at", "timestamp_created", "timestamp_created_utc", "created_timestamp", "created_date",
+        "created",
         "injected_at", "timestamp", "timestamp_utc",
     ),
     "updated_at": (
-        "updated_at", "timestamp_updated", "timestamp_updated_utc", "last_updated", "last_update", "last_updated_at",
+        "updated_at", "timestamp_updated", "timestamp_updated_utc", "last_updated", "last_update",
+        "last_updated_at",
         "last_updated_timestamp",
     ),
     "deadline": ("deadline", "due_date", "due"),
@@ -68,10 +73,14 @@ SECTIONS: Final = ("contract_details", "contract_metadata", "meta")
 """Members that hold some of a task's fields one level down."""
 
 ORIGIN_NAMES: Final = frozenset({
-    "action", "params", "assigned_agent", "assigned_agent_id", "target_agent", "completed_by", "injected_at", "injected_by",
-    "timestamp_created", "timestamp_created_utc", "timestamp_updated", "timestamp_claimed_utc", "timestamp_completed_utc",
+    "action", "params", "assigned_agent", "assigned_agent_id", "target_agent", "completed_by",
+    "injected_at", "injected_by",
+    "timestamp_created", "timestamp_created_utc", "timestamp_updated", "timestamp_claimed_utc",
+    "timestamp_completed_utc",
 })  # fmt: skip
-"""Names that only the origin's boards use. In a record that has one, whole-number priorities are ranks (1 first)."""
+"""Names that only the origin's boards use. In a record that has one, whole-number priorities are ranks (1
+first).
+"""
 
 RANKS: Final = {0: 0, 1: 0, 2: 10, 3: 20}
 """Rank to priority; every later rank is 30."""
@@ -79,9 +88,12 @@ RANKS: Final = {0: 0, 1: 0, 2: 10, 3: 20}
 STATUSES: Final[dict[str, TaskStatus]] = {status.value: status for status in TaskStatus} | {
     **dict.fromkeys(
         (
-            "available", "todo", "to_do", "reserved", "ready", "ready_for_assignment", "ready_for_execution", "ready_to_claim",
-            "not_started", "reopened", "new", "open", "incomplete", "available_for_emergency_claiming", "future_improvement",
-            "unread", "failed_attempt_pending", "urgent", "queued", "waiting", "backlog", "planned", "proposed", "draft",
+            "available", "todo", "to_do", "reserved", "ready", "ready_for_assignment",
+            "ready_for_execution", "ready_to_claim",
+            "not_started", "reopened", "new", "open", "incomplete", "available_for_emergency_claiming",
+            "future_improvement",
+            "unread", "failed_attempt_pending", "urgent", "queued", "waiting", "backlog", "planned",
+            "proposed", "draft",
             "scheduled",
         ),
         _S.PENDING,
@@ -97,8 +109,10 @@ STATUSES: Final[dict[str, TaskStatus]] = {status.value: status for status in Tas
     ),
     **dict.fromkeys(
         (
-            "needs_review", "needs_manual_review", "review_needed", "ready_for_testing", "review", "pending_review",
-            "ready_for_review", "completed_pending_review", "validation_failed", "autocheck_failed", "review_disagreement",
+            "needs_review", "needs_manual_review", "review_needed", "ready_for_testing", "review",
+            "pending_review",
+            "ready_for_review", "completed_pending_review", "validation_failed", "autocheck_failed",
+            "review_disagreement",
             "review_timeout",
         ),
         _S.IN_REVIEW,
@@ -152,7 +166,8 @@ PRIORITIES: Final[dict[str, int]] = {
 """Folded word: priority. Words of the status that strayed here mean the default."""
 
 NOBODY: Final = frozenset({
-    "unassigned", "reserved", "tbd", "available_to_all", "unknown", "none", "null", "nobody", "any", "n_a", "all_agents", "everyone",
+    "unassigned", "reserved", "tbd", "available_to_all", "unknown", "none", "null", "nobody", "any", "n_a",
+    "all_agents", "everyone",
 })  # fmt: skip
 """Folded words that stand where an agent would, and name none."""
 
@@ -196,7 +211,9 @@ _CAPTAIN = re.compile(r"^captain[-_ ]0*(?P<number>[0-9]{1,4})$", re.IGNORECASE)
 
 
 def agent_of(text: str) -> str | None:
-    """The agent that `text` means: `Agent-N` for every way to write it, other names as they are; None for nobody."""
+    """The agent that `text` means: `Agent-N` for every way to write it, other names as they are; None for
+    nobody.
+    """
     bare = " ".join(text.split())
     if not bare or fold(bare) in NOBODY:
         return None

@@ -1,7 +1,7 @@
 """Tasks to a board file that reads back to the same tasks and attempts.
 
-JSON and YAML: `{"nexus_board": 1, "tasks": [...]}`; JSON Lines: one task a line, each with the marker. A task has
-all fields of `Task`, and its `attempts`. Written one task at a time, so that memory stays bounded.
+JSON and YAML: `{"nexus_board": 1, "tasks": [...]}`; JSON Lines: one task a line, each with the marker. A
+task has all fields of `Task`, and its `attempts`. Written one task at a time, so that memory stays bounded.
 """
 
 import json

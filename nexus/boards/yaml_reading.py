@@ -138,7 +138,7 @@ def parse_yaml(text: str, warn: Callable[[str], None]) -> list[Any]:
 
     try:
         _check_events(text)
-        return [value for value in yaml.load_all(text, Loader=loader) if value is not None]  # noqa: S506 - safe
+        return [value for value in yaml.load_all(text, Loader=loader) if value is not None]
     except yaml.MarkedYAMLError as error:
         problem = error.problem or error.context or "a fault"
         raise YamlFault(f"{problem} in {_where(error.problem_mark or error.context_mark)}") from None
