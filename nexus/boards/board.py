@@ -5,6 +5,7 @@ is a reject that names both places. A dependency becomes an edge only if its tar
 already in the nexus; any other text is kept in `extra["unresolved_dependencies"]` and holds nobody up.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,11 +15,12 @@ from typing import Any
 from nexus.boards.mapping import map_record
 from nexus.boards.native import VERSION
 from nexus.boards.reading import DEFAULT_LIMIT, EXTENSIONS, Document, read_documents
+from nexus.boards.recognising import own_id
 from nexus.boards.records import BadRecord, Board, BoardTask, RawRecord, Reject, Source
-from nexus.boards.shapes import MARKER, find_records, own_id
+from nexus.boards.shapes import MARKER, find_records
 from nexus.boards.times import one_line, shown
 from nexus.errors import BoardUnreadable
-from nexus.values import dump_json, json_size
+from nexus.values import json_size
 
 Known = Callable[[set[str]], set[str]]
 """Which of these ids does the nexus know already?"""
@@ -146,9 +148,7 @@ class _Reader:
         parts = {"payload": task.new.payload, "extra": task.new.extra, "result": task.state.result}
         for name, value in parts.items():
             if self.max_payload_bytes is not None and (size := json_size(value)) > self.max_payload_bytes:
-                raise BadRecord(
-                    f"{name}: has {size:,} bytes as JSON, over the limit of {self.max_payload_bytes:,} (NEXUS_MAX_PAYLOAD_BYTES)"
-                )
+                raise BadRecord(f"{name}: has {size:,} bytes as JSON, over the limit of {self.max_payload_bytes:,}")
 
     def reject(self, source: Source, value: Any, reason: str) -> None:
         identity = own_id(value) if isinstance(value, dict) else None
@@ -201,7 +201,8 @@ def _resolved(task: BoardTask, exists: set[str]) -> BoardTask:
         **task.new.extra,
         "unresolved_dependencies": [*(noted if isinstance(noted, list) else []), *missing],
     }
-    warning = f"depends_on: no task has the id {', '.join(shown(name) for name in missing[:5])}; kept as extra.unresolved_dependencies"
+    names = ", ".join(shown(name) for name in missing[:5])
+    warning = f"depends_on: no task has the id {names}; kept as extra.unresolved_dependencies"
     return task.model_copy(
         update={
             "new": task.new.model_copy(update={"depends_on": edges, "extra": extra}),
@@ -247,8 +248,6 @@ def _excerpt(value: Any, limit: int = 500) -> str:
     if isinstance(value, str):
         return one_line(value, limit)
     try:
-        return one_line(dump_json(value), limit)
+        return one_line(json.dumps(value, ensure_ascii=False), limit)
     except (ValueError, RecursionError):
-        return one_line(
-            repr(value) if not isinstance(value, int) else "an integer of thousands of digits", limit
-        )
+        return "(nested too deep, or with a number too long, to be shown)"

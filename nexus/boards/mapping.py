@@ -18,10 +18,11 @@ from typing import Any, TypeGuard
 from pydantic import ValidationError
 
 from nexus.boards import vocabulary as words
+from nexus.boards.members import Members
 from nexus.boards.native import native_task
+from nexus.boards.recognising import id_member, own_id
 from nexus.boards.records import BadRecord, BoardState, BoardTask, RawRecord
-from nexus.boards.shapes import id_member, own_id
-from nexus.boards.times import AbsurdTime, instant_of, one_line, says_all, shown
+from nexus.boards.times import AbsurdTime, one_line, shown
 from nexus.schemas import NewTask
 from nexus.states import HELD, TERMINAL, TaskStatus
 from nexus.values import canonical_json, check_id, check_json
@@ -38,9 +39,7 @@ def map_record(record: RawRecord) -> BoardTask:
             return native_task(record, digest_of(record))
         return _Mapping(record).task()
     except ValidationError as error:
-        faults = (
-            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()[:3]
-        )
+        faults = (f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()[:3])
         raise BadRecord(one_line("; ".join(faults).replace("Value error, ", ""), 400)) from None
     except AbsurdTime as fault:
         raise BadRecord(str(fault)) from None
@@ -53,39 +52,8 @@ def digest_of(record: RawRecord) -> str:
     return sha256(text.encode()).hexdigest()
 
 
-class _Mapping:
-    """The members of one record, taken out one by one; those that nobody took are extra."""
-
-    def __init__(self, record: RawRecord) -> None:
-        self.record = record
-        self.raw: dict[str, Any] = record.value
-        self.sections = [part for name in words.SECTIONS if isinstance(part := self.raw.get(name), dict)]
-        self.used: set[str] = set()
-        self.extra: dict[str, Any] = {}
-        self.warnings: list[str] = []
-
-    def take(self, field: str) -> Any:
-        """The first filled member that goes by a name of `field`; it will not be in extra."""
-        for name in words.FIELDS[field]:
-            if self.raw.get(name) not in (None, ""):
-                self.used.add(name)
-                return self.raw[name]
-        return next(
-            (
-                part[name]
-                for part in self.sections
-                for name in words.FIELDS[field]
-                if part.get(name) not in (None, "")
-            ),
-            None,
-        )
-
-    def keep(self, field: str, raw: Any) -> None:
-        """Remember the raw value of a field whose mapping lost something."""
-        self.extra[f"raw_{field}"] = raw
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(one_line(message))
+class _Mapping(Members):
+    """One record on its way."""
 
     def task(self) -> BoardTask:
         given = self.raw.get("extra")
@@ -93,9 +61,7 @@ class _Mapping:
             self.used.add("extra")
             self.extra.update(given)
         task_id, digest = self.task_id(), digest_of(self.record)
-        times = {
-            field: self.instant(field) for field in ("created_at", "updated_at", "deadline", "available_at")
-        }
+        times = {field: self.instant(field) for field in ("created_at", "updated_at", "deadline", "available_at")}
         finished = self.check_other_times()
         status = self.status(finished)
         new: dict[str, Any] = {"task_id": task_id, "priority": self.priority(), "payload": self.payload()}
@@ -125,61 +91,16 @@ class _Mapping:
             self.used.add(member)
             text = str(self.raw[member]).strip()
             if text.startswith("<") and text.endswith(">"):
-                raise BadRecord(
-                    f"its id is the unfilled placeholder {shown(text)}: a form to copy, not a task"
-                )
+                raise BadRecord(f"its id is the unfilled placeholder {shown(text)}: a form to copy, not a task")
             return text
         if self.raw.get("task_id") not in (None, ""):
             raise BadRecord(f"task_id: {shown(self.raw['task_id'])} is no id; use text")
         if self.record.key is not None:
             return self.record.key
         stem = PurePath(self.record.source.file).stem[:200].strip() or "task"
-        made = (
-            stem
-            if self.record.alone
-            else f"{stem}-{sha256(canonical_json(self.raw).encode()).hexdigest()[:8]}"
-        )
+        made = stem if self.record.alone else f"{stem}-{sha256(canonical_json(self.raw).encode()).hexdigest()[:8]}"
         self.warn(f"it has no id; it is kept as {made}")
         return made
-
-    def instant(self, field: str) -> datetime | None:
-        """The first time that goes by a name of `field` and can be read; a placeholder is none."""
-        filled = [
-            (name, self.raw[name]) for name in words.FIELDS[field] if self.raw.get(name) not in (None, "")
-        ]
-        filled += [
-            (name, part[name]) for part in self.sections for name in words.FIELDS[field] if part.get(name)
-        ]
-        best: tuple[str, Any, datetime | None] | None = None
-        for name, raw in filled:
-            try:
-                moment = instant_of(raw)
-            except AbsurdTime as fault:
-                raise BadRecord(f"{name}: {fault}; correct it") from None
-            if best is None or (best[2] is None and moment is not None):
-                best = name, raw, moment
-        if best is None:
-            return None
-        name, raw, moment = best
-        if self.raw.get(name) is raw:
-            self.used.add(name)
-        if moment is None:
-            self.warn(f"{name}: {shown(raw)} is no time; it is kept in extra.raw_{field}")
-        if moment is None or not says_all(raw):
-            self.keep(field, raw)
-        return moment
-
-    def check_other_times(self) -> datetime | None:
-        """When it was finished, as far as the record says; absurd times of any kind reject it."""
-        finished = None
-        for name in (*words.FINISHED_AT, *words.OTHER_TIMES):
-            try:
-                moment = instant_of(self.raw.get(name))
-            except AbsurdTime as fault:
-                raise BadRecord(f"{name}: {fault}; correct it") from None
-            if name in words.FINISHED_AT:
-                finished = finished or moment
-        return finished
 
     def status(self, finished: datetime | None) -> TaskStatus:
         name = next((name for name in words.FIELDS["status"] if self._says_status(name)), None)
@@ -197,7 +118,7 @@ class _Mapping:
         if status is None:
             known = ", ".join(TaskStatus)
             raise BadRecord(
-                f"status: {shown(raw)} is unknown; use one of {known} (or a common word for one, such as todo, done, paused)"
+                f"status: {shown(raw)} is unknown; use one of {known}, or a common word for one (todo, done, paused …)"
             )
         if word != status:
             self.keep("status", raw)
@@ -288,9 +209,7 @@ class _Mapping:
 
     def agents(self, status: TaskStatus) -> tuple[TaskStatus, str | None, str | None]:
         """The state, whom it is assigned to, and who holds or held it."""
-        assigned, claimed, completed = (
-            self.agent(field) for field in ("assigned_to", "claimed_by", "completed_by")
-        )
+        assigned, claimed, completed = (self.agent(field) for field in ("assigned_to", "claimed_by", "completed_by"))
         holder = claimed or assigned or self.record.agent
         assigned = assigned or (self.record.agent if status not in TERMINAL else None)
         if status in HELD:
@@ -325,16 +244,6 @@ class _Mapping:
                     return text
         self.used.add("description")
         return str(self.raw.get("description") or "")
-
-    def text_id(self, field: str) -> str | None:
-        raw = self.take(field)
-        if raw is None:
-            return None
-        if not isinstance(raw, str | int) or isinstance(raw, bool):
-            self.warn(f"{field}: {shown(raw)} is no id; it is kept in extra.raw_{field}")
-            self.keep(field, raw)
-            return None
-        return str(raw)
 
     def ending(self, status: TaskStatus) -> dict[str, Any]:
         """Result, error and reason, where the state can have them; else they stay in extra."""

@@ -3,8 +3,9 @@
 from typing import Any
 
 from nexus.boards.records import BadRecord, BoardState, BoardTask, RawRecord
+from nexus.boards.times import shown
 from nexus.schemas import NewTask
-from nexus.states import HELD
+from nexus.states import HELD, AttemptOutcome, TaskStatus
 
 VERSION = 1
 """Of the exported form; the value of the member `nexus_board`."""
@@ -41,11 +42,26 @@ def native_task(record: RawRecord, digest: str) -> BoardTask:
     )
     if task.new.task_id is None:
         raise BadRecord("it has no task_id, which an export always has")
-    if task.status in HELD and task.state.claimed_by is None:
-        raise BadRecord(f"it is {task.status}, but claimed_by says by nobody")
-    for number, attempt in enumerate(task.state.attempts):
-        if attempt.task_id != task.task_id:
-            raise BadRecord(f"attempts[{number}] belongs to {attempt.task_id!r}")
-    if len({attempt.number for attempt in task.state.attempts}) != len(task.state.attempts):
-        raise BadRecord("two of its attempts have the same number")
+    held = task.status in HELD
+    if held and task.state.claimed_by is None:
+        raise BadRecord(f"it is {task.status}, but claimed_by names nobody")
+    if task.state.lease_expires_at is not None and not held:
+        raise BadRecord(f"it has a lease_expires_at, but it is {task.status}, so nobody holds it")
+    _check_attempts(task)
     return task
+
+
+def _check_attempts(task: BoardTask) -> None:
+    """What the nexus itself promises of attempts; an export that was changed by hand may not."""
+    numbers = set()
+    for place, attempt in enumerate(task.state.attempts):
+        is_open = attempt.outcome is AttemptOutcome.RUNNING
+        if attempt.task_id != task.task_id:
+            raise BadRecord(f"attempts[{place}] belongs to another task, {shown(attempt.task_id)}")
+        if attempt.number in numbers or not 1 <= attempt.number < 2**31 or not 0 <= attempt.claim_no < 2**31:
+            raise BadRecord(f"attempts[{place}] has a number that stands twice or cannot be")
+        if is_open != (attempt.finished_at is None) or (is_open and task.status is not TaskStatus.IN_PROGRESS):
+            raise BadRecord(f"attempts[{place}] is {attempt.outcome}, which does not fit its finished_at or the task")
+        numbers.add(attempt.number)
+    if sum(attempt.outcome is AttemptOutcome.RUNNING for attempt in task.state.attempts) > 1:
+        raise BadRecord("two of its attempts are running")

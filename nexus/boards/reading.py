@@ -78,9 +78,7 @@ def _check_file(path: Path, limit: int) -> None:
     if found.st_size == 0:
         raise BoardUnreadable(_shown(path), "is empty (zero bytes)")
     if found.st_size > limit:
-        raise BoardUnreadable(
-            _shown(path), f"has {found.st_size:,} bytes, over the limit of {limit:,}; split it"
-        )
+        raise BoardUnreadable(_shown(path), f"has {found.st_size:,} bytes, over the limit of {limit:,}; split it")
 
 
 def _decode(path: Path, content: bytes) -> str:
@@ -88,9 +86,7 @@ def _decode(path: Path, content: bytes) -> str:
         raise BoardUnreadable(_shown(path), "is UTF-16 text; save it as UTF-8")
     if b"\x00" in content:
         every = "only" if not content.strip(b"\x00") else "byte"
-        what = (
-            "holds only NUL bytes" if every == "only" else f"holds a NUL byte at offset {content.index(0):,}"
-        )
+        what = "holds only NUL bytes" if every == "only" else f"holds a NUL byte at offset {content.index(0):,}"
         raise BoardUnreadable(_shown(path), f"{what}; it is no text")
     return content.decode("utf-8-sig")
 

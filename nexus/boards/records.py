@@ -32,11 +32,11 @@ class BoardState(_Value):
     """What a task has behind it, and `NewTask` cannot hold. None: the board does not say."""
 
     claimed_by: Id | None = None
-    claim_no: int = Field(0, ge=0)
+    claim_no: int = Field(0, ge=0, lt=2**31)
     lease_expires_at: Instant | None = None
-    attempt_count: int = Field(0, ge=0)
-    failure_count: int = Field(0, ge=0)
-    loss_count: int = Field(0, ge=0)
+    attempt_count: int = Field(0, ge=0, lt=2**31)
+    failure_count: int = Field(0, ge=0, lt=2**31)
+    loss_count: int = Field(0, ge=0, lt=2**31)
     created_at: Instant | None = None
     updated_at: Instant | None = None
     pending_since: Instant | None = None

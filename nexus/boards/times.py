@@ -14,7 +14,9 @@ class AbsurdTime(ValueError):
 
 
 _ISO = re.compile(
-    r"(?P<day>\d{4,}-\d{1,2}-\d{1,2})(?:[T ](?P<clock>\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?)\s*(?P<zone>Z|[+-]\d{2}(?::?\d{2})?)?Z?(?:-[A-Z]+)?)?",
+    r"(?P<day>\d{4,}-\d{1,2}-\d{1,2})"
+    r"(?:[T ](?P<clock>\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?)"
+    r"\s*(?P<zone>Z|[+-]\d{2}(?::?\d{2})?)?Z?(?:-[A-Z]+)?)?",
     re.IGNORECASE,
 )
 _EPOCH = re.compile(r"[+-]?\d{9,}(?:\.\d+)?")
@@ -74,11 +76,7 @@ def shown(value: Any, limit: int = 60) -> str:
     if isinstance(value, dict | list) and not value:
         return "an empty object" if isinstance(value, dict) else "an empty list"
     if isinstance(value, dict | list):
-        return (
-            f"an object of {len(value)} members"
-            if isinstance(value, dict)
-            else f"a list of {len(value)} elements"
-        )
+        return f"an object of {len(value)} members" if isinstance(value, dict) else f"a list of {len(value)} elements"
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except ValueError:

@@ -6,6 +6,7 @@ in `extra`.
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from nexus.states import TaskStatus
@@ -72,58 +73,32 @@ OTHER_TIMES: Final = ("claimed_at", "timestamp_claimed_utc", "started_at", "assi
 SECTIONS: Final = ("contract_details", "contract_metadata", "meta")
 """Members that hold some of a task's fields one level down."""
 
-ORIGIN_NAMES: Final = frozenset({
-    "action", "params", "assigned_agent", "assigned_agent_id", "target_agent", "completed_by",
-    "injected_at", "injected_by",
-    "timestamp_created", "timestamp_created_utc", "timestamp_updated", "timestamp_claimed_utc",
-    "timestamp_completed_utc",
-})  # fmt: skip
-"""Names that only the origin's boards use. In a record that has one, whole-number priorities are ranks (1
-first).
-"""
+ORIGIN_NAMES: Final = frozenset(
+    ["action", "params", "assigned_agent", "assigned_agent_id", "target_agent", "completed_by", "injected_at", "injected_by", "timestamp_created", "timestamp_created_utc", "timestamp_updated", "timestamp_claimed_utc", "timestamp_completed_utc"]
+)
+"""Names that only the origin's boards use: a record with one has ranks for whole-number priorities."""
 
 RANKS: Final = {0: 0, 1: 0, 2: 10, 3: 20}
 """Rank to priority; every later rank is 30."""
 
+_SAID: Final[dict[TaskStatus, str]] = {
+    _S.PENDING: """
+        available todo to_do reserved ready ready_for_assignment ready_for_execution ready_to_claim not_started reopened
+        new open incomplete available_for_emergency_claiming future_improvement unread failed_attempt_pending urgent
+        queued waiting backlog planned proposed draft scheduled""",
+    _S.CLAIMED: "assigned instruction_sent",
+    _S.IN_PROGRESS: "active executing working execution ongoing partial build running doing started inprogress",
+    _S.BLOCKED: "awaiting_instructions paused paused_by_directive paused_by_override on_hold hold waiting_for_input",
+    _S.IN_REVIEW: """
+        needs_review needs_manual_review review_needed ready_for_testing review pending_review ready_for_review
+        completed_pending_review validation_failed autocheck_failed review_disagreement review_timeout""",
+    _S.COMPLETED: "done complete archived validated closed documented_workaround_found finished succeeded success",
+    _S.FAILED: "error errored dead_letter",
+    _S.CANCELLED: "obsolete canceled aborted skipped wont_do",
+}
 STATUSES: Final[dict[str, TaskStatus]] = {status.value: status for status in TaskStatus} | {
-    **dict.fromkeys(
-        (
-            "available", "todo", "to_do", "reserved", "ready", "ready_for_assignment",
-            "ready_for_execution", "ready_to_claim",
-            "not_started", "reopened", "new", "open", "incomplete", "available_for_emergency_claiming",
-            "future_improvement",
-            "unread", "failed_attempt_pending", "urgent", "queued", "waiting", "backlog", "planned",
-            "proposed", "draft",
-            "scheduled",
-        ),
-        _S.PENDING,
-    ),
-    **dict.fromkeys(("assigned", "instruction_sent"), _S.CLAIMED),
-    **dict.fromkeys(
-        ("active", "executing", "working", "execution", "ongoing", "partial", "build", "running", "doing", "started", "inprogress"),
-        _S.IN_PROGRESS,
-    ),
-    **dict.fromkeys(
-        ("awaiting_instructions", "paused", "paused_by_directive", "paused_by_override", "on_hold", "hold", "waiting_for_input"),
-        _S.BLOCKED,
-    ),
-    **dict.fromkeys(
-        (
-            "needs_review", "needs_manual_review", "review_needed", "ready_for_testing", "review",
-            "pending_review",
-            "ready_for_review", "completed_pending_review", "validation_failed", "autocheck_failed",
-            "review_disagreement",
-            "review_timeout",
-        ),
-        _S.IN_REVIEW,
-    ),
-    **dict.fromkeys(
-        ("done", "complete", "archived", "validated", "closed", "documented_workaround_found", "finished", "succeeded", "success"),
-        _S.COMPLETED,
-    ),
-    **dict.fromkeys(("error", "errored", "dead_letter"), _S.FAILED),
-    **dict.fromkeys(("obsolete", "canceled", "aborted", "skipped", "wont_do"), _S.CANCELLED),
-}  # fmt: skip
+    word: status for status, said in _SAID.items() for word in said.split()
+}
 """Folded word: state."""
 
 NOT_TASKS: Final = {
@@ -158,17 +133,14 @@ LISTS: Final[dict[str, TaskStatus]] = {
 PRIORITIES: Final[dict[str, int]] = {
     **dict.fromkeys(("critical", "immediate", "urgent", "p0", "highest", "emergency", "blocker"), 0),
     **dict.fromkeys(("high", "p1", "major"), 10),
-    **dict.fromkeys(
-        ("medium", "moderate", "normal", "p2", "default", "blocked", "completed", "complete"), 20
-    ),
+    **dict.fromkeys(("medium", "moderate", "normal", "p2", "default", "blocked", "completed", "complete"), 20),
     **dict.fromkeys(("low", "reserved", "chore", "p3", "p4", "p5", "minor", "lowest", "trivial"), 30),
 }
 """Folded word: priority. Words of the status that strayed here mean the default."""
 
-NOBODY: Final = frozenset({
-    "unassigned", "reserved", "tbd", "available_to_all", "unknown", "none", "null", "nobody", "any", "n_a",
-    "all_agents", "everyone",
-})  # fmt: skip
+NOBODY: Final = frozenset(
+    "reserved unassigned tbd available_to_all unknown none null nobody any n_a all_agents everyone".split()  # noqa: SIM905
+)
 """Folded words that stand where an agent would, and name none."""
 
 
@@ -178,6 +150,7 @@ def fold(text: str) -> str:
     return re.sub(r"[^0-9a-z]+", "_", text.casefold()).strip("_")
 
 
+@lru_cache(maxsize=4096)
 def status_of(text: str) -> TaskStatus | None:
     """The state that `text` names, in whatever dress; None where it names none."""
     word = fold(text)
@@ -189,11 +162,13 @@ def status_of(text: str) -> TaskStatus | None:
     return None
 
 
+@lru_cache(maxsize=4096)
 def priority_of(text: str) -> int | None:
     """The priority that the word `text` names, remarks in brackets ignored; None where it names none."""
     return PRIORITIES.get(fold(re.sub(r"\(.*\)\s*$", "", text)))
 
 
+@lru_cache(maxsize=4096)
 def listed_as(name: str) -> TaskStatus | None:
     """The state that a list of this name implies."""
     words = fold(name)
@@ -204,12 +179,14 @@ def listed_as(name: str) -> TaskStatus | None:
 
 
 _AGENT = re.compile(
-    r"^(?:(?P<captain>captain|system|co-captain)[-_ /]+)?agent[-_ ]?0*(?P<number>[0-9]{1,4})(?:[-_ ]*\((?P<role>.*)\))?$",
+    r"^(?:(?P<captain>captain|system|co-captain)[-_ /]+)?"
+    r"agent[-_ ]?0*(?P<number>[0-9]{1,4})(?:[-_ ]*\((?P<role>.*)\))?$",
     re.IGNORECASE,
 )
 _CAPTAIN = re.compile(r"^captain[-_ ]0*(?P<number>[0-9]{1,4})$", re.IGNORECASE)
 
 
+@lru_cache(maxsize=4096)
 def agent_of(text: str) -> str | None:
     """The agent that `text` means: `Agent-N` for every way to write it, other names as they are; None for
     nobody.
@@ -221,8 +198,7 @@ def agent_of(text: str) -> str | None:
     return f"Agent-{int(match['number'])}" if match else text.strip()
 
 
+@lru_cache(maxsize=4096)
 def is_agent_name(text: str) -> bool:
     """Does `text` look like the name of one of a fleet's numbered agents?"""
-    return bool(
-        _AGENT.match(text.strip()) or re.match(r"^(cursor|worker)[-_ ]?\d+$", text.strip(), re.IGNORECASE)
-    )
+    return bool(_AGENT.match(text.strip()) or re.match(r"^(cursor|worker)[-_ ]?\d+$", text.strip(), re.IGNORECASE))

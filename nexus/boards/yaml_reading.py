@@ -18,9 +18,7 @@ MAX_ALIASED_NODES: Final = 100_000
 """Nodes that aliases may repeat, all together; a bomb repeats them by the billion."""
 
 _PLAIN = "tag:yaml.org,2002:"
-_KNOWN_TAGS = {_PLAIN + name for name in ("str", "int", "float", "bool", "null", "map", "seq", "merge")} | {
-    "!"
-}
+_KNOWN_TAGS = {_PLAIN + name for name in ("str", "int", "float", "bool", "null", "map", "seq", "merge")} | {"!"}
 _MERGE = _PLAIN + "merge"
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -68,9 +66,7 @@ class _Loader(_Base):  # type: ignore[misc]
         return int(text, base)
 
     def construct_float(self, node: Any) -> float:
-        return float(
-            str(self.construct_scalar(node)).strip().lower().replace(".inf", "inf").replace(".nan", "nan")
-        )
+        return float(str(self.construct_scalar(node)).strip().lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
 _Loader.yaml_implicit_resolvers = {}
