@@ -10,24 +10,36 @@ from typing import Any, Final
 
 from nexus.boards import vocabulary as words
 
-_PLACES: Final = frozenset(
-    ["tasks", "task_list", "task_board", "taskboard", "contracts", "components", "backlog", "directives", "delegations", "agent_assignments", "states", "task", "body"]
+_PLACES: Final = words.word_set(
+    """
+    tasks task_list task_board taskboard contracts components backlog directives delegations agent_assignments
+    states task body
+    """
 )
 """Names of members whose elements are tasks."""
 
 _ENDINGS: Final = ("_tasks", "_contracts", "_task")
-NEVER: Final = frozenset(
-    ["milestones", "objectives", "transitions", "history", "echo", "last_task", "properties", "themes", "examples", "closure_sequence"]
+NEVER: Final = words.word_set(
+    """
+    milestones objectives transitions history echo last_task properties themes examples closure_sequence
+    """
 )
 """Members that look like tasks and are not: plans, records of moves, echoes of a task in an answer."""
 
-_FOREIGN: Final = frozenset(
-    ["$schema", "proposal_id", "template_id", "consolidated_contract_id", "goal_id", "idea_id", "phase_id", "meeting_id", "mission_id", "message_id", "breakdown_id", "task_list_id", "episode_id", "transition_id", "prompt_mode"]
+_FOREIGN: Final = words.word_set(
+    """
+    $schema proposal_id template_id consolidated_contract_id goal_id idea_id phase_id meeting_id mission_id
+    message_id breakdown_id task_list_id episode_id transition_id prompt_mode
+    """
 )
 """A map with one of these and no id of a task is something else."""
 
-_SIGNS: Final = frozenset(
-    ["description", "task_description", "desc", "title", "contract_title", "name", "task", "objective", "directive", "intent", "summary", "todo", "action", "status", "state", "current_status", "priority", "prio", "task_type", "payload", "assigned_to", "assigned_agent", "assignee", "claimed_by", "completed_by", "file_path", "tags", "depends_on", "deadline", "retry_policy"]
+_SIGNS: Final = words.word_set(
+    """
+    description task_description desc title contract_title name task objective directive intent summary todo action
+    status state current_status priority prio task_type payload assigned_to assigned_agent assignee claimed_by
+    completed_by file_path tags depends_on deadline retry_policy
+    """
 )
 """With an id, one of these makes a task."""
 

@@ -13,6 +13,12 @@ from nexus.states import TaskStatus
 
 _S = TaskStatus
 
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of `text`."""
+    return frozenset(text.split())
+
+
 ID: Final = ("task_id", "id", "contract_id", "component_id")
 """Names for a task's own id, the surest first."""
 
@@ -73,8 +79,11 @@ OTHER_TIMES: Final = ("claimed_at", "timestamp_claimed_utc", "started_at", "assi
 SECTIONS: Final = ("contract_details", "contract_metadata", "meta")
 """Members that hold some of a task's fields one level down."""
 
-ORIGIN_NAMES: Final = frozenset(
-    ["action", "params", "assigned_agent", "assigned_agent_id", "target_agent", "completed_by", "injected_at", "injected_by", "timestamp_created", "timestamp_created_utc", "timestamp_updated", "timestamp_claimed_utc", "timestamp_completed_utc"]
+ORIGIN_NAMES: Final = word_set(
+    """
+    action params assigned_agent assigned_agent_id target_agent completed_by injected_at injected_by
+    timestamp_created timestamp_created_utc timestamp_updated timestamp_claimed_utc timestamp_completed_utc
+    """
 )
 """Names that only the origin's boards use: a record with one has ranks for whole-number priorities."""
 
