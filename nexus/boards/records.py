@@ -94,6 +94,18 @@ class Board(_Value):
     duplicates: int = 0
     """Records that stood twice, word for word; they count as unchanged."""
 
+    def in_episode(self, episode_id: str, *, all_of_them: bool = False) -> "Board":
+        """The board with its tasks in one episode: those that name none, or all of them.
+
+        An episode that is replaced is kept in `extra["episode_id"]`.
+        """
+        return self.model_copy(update={"tasks": tuple(_moved(task, episode_id, all_of_them) for task in self.tasks)})
+
+    def renamed(self, suffix: str) -> "Board":
+        """The same board once more: every id ends in `suffix`, so that it is new to a nexus that knows the first."""
+        ids = {task.task_id: f"{task.task_id}{suffix}" for task in self.tasks}
+        return self.model_copy(update={"tasks": tuple(_renamed(task, ids, suffix) for task in self.tasks)})
+
 
 class ImportReport(_Value):
     """What an import did, or with `dry_run` would do."""
@@ -126,3 +138,21 @@ class RawRecord(_Value):
     alone: bool = False
     """The only record of its file: the file's name may serve as its id."""
     native: bool = Field(False, description="From an export of the nexus")
+
+
+def _moved(task: BoardTask, episode_id: str, even_others: bool) -> BoardTask:
+    named = task.new.episode_id
+    if named == episode_id or (named is not None and not even_others):
+        return task
+    extra = {**task.new.extra, "episode_id": named} if named else task.new.extra
+    return task.model_copy(update={"new": task.new.model_copy(update={"episode_id": episode_id, "extra": extra})})
+
+
+def _renamed(task: BoardTask, ids: dict[str, str], suffix: str) -> BoardTask:
+    key = task.new.idempotency_key
+    definition = {
+        "task_id": ids[task.task_id],
+        "depends_on": tuple(ids.get(target, target) for target in task.new.depends_on),
+        "idempotency_key": f"{key}{suffix}" if key else None,
+    }
+    return task.model_copy(update={"new": task.new.model_copy(update=definition), "digest": f"{task.digest}{suffix}"})

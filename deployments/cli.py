@@ -1,0 +1,68 @@
+"""The `nexus` command: the nexus's own verbs, and `run` and `up`, which need Prefect and load it only then."""
+
+from typing import Annotated
+
+import typer
+
+from nexus.cli.app import app
+from nexus.cli.app import run as run_command
+from nexus.cli.output import Json, print_json, say
+
+Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="Of its own Prefect server (NEXUS_SERVICE__PORT).")]
+
+
+@app.command()
+def run(
+    board: Annotated[
+        str, typer.Argument(help="A board file (JSON, JSONL, YAML), or `quickstart`.", show_default=False)
+    ],
+    agent: Annotated[
+        list[str] | None, typer.Option("--agent", "-a", help="Who works; may be repeated. Default: three.")
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", "-c", min=1, max=100, help="Tasks at once, per agent.")
+    ] = 2,
+    capability: Annotated[list[str] | None, typer.Option(help="What the agents can do; may be repeated.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the Prefect server up at the end.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Work a copy of a board that was worked before.")] = False,
+    port: Port = None,
+    as_json: Json = False,
+) -> None:
+    """Work a board to its end with agents of its own, and show how it went.
+
+    Starts a Prefect server where none is configured. Exit code 1 where a task ended failed.
+    """
+    _set_port(port)
+    from deployments.run import Order
+    from deployments.run import run as run_board
+
+    order = Order(board, tuple(agent or ()), concurrency, keep, again, tuple(capability or ()))
+    code, report = run_board(order, say, quiet=as_json)
+    if as_json and report is not None:
+        print_json(report)
+    raise typer.Exit(code)
+
+
+@app.command()
+def up(port: Port = None) -> None:
+    """Run the service until Ctrl-C: Prefect server (where none is configured), deployments, the scheduled sweep."""
+    _set_port(port)
+    from deployments.service import up as run_service
+    from nexus import NexusSettings, TaskNexus
+
+    settings = NexusSettings.load()
+    TaskNexus(settings=settings).close()  # a database that cannot be opened is said now, not by every run
+    run_service(settings, say=say)
+
+
+def _set_port(port: int | None) -> None:
+    if port is not None:
+        import os
+
+        # The processes that the service starts read their settings from the environment.
+        os.environ["NEXUS_SERVICE__PORT"] = str(port)
+
+
+def main() -> None:
+    """The console script."""
+    run_command(app)
