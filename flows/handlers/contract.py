@@ -13,12 +13,16 @@ can ignore repeats.
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from nexus.schemas import Task
 from nexus.settings import NexusSettings
+
+MAX_DELAY_SECONDS: Final = 30 * 86_400.0
+"""The longest delay that a handler can ask for; the nexus keeps none that is longer."""
 
 Handler = Callable[[Task, "TaskContext"], Any | Awaitable[Any]]
 
@@ -26,12 +30,16 @@ Handler = Callable[[Task, "TaskContext"], Any | Awaitable[Any]]
 class Retry(Exception):
     """Raised by a handler: try again later, at the policy's delay or after `after_seconds`.
 
-    It counts as a failed attempt, so a task that asks for ever still ends.
+    It counts as a failed attempt, so a task that asks for ever still ends. `after_seconds` is kept between 0
+    and 30 days.
     """
 
     retryable = True
 
     def __init__(self, message: str = "asked for another try", *, after_seconds: float | None = None) -> None:
+        if after_seconds is not None:
+            # Zero comes first, so that NaN is 0 too: a wrong delay must not hide why the handler asked.
+            after_seconds = min(max(0.0, after_seconds), MAX_DELAY_SECONDS)
         self.retry_after_seconds = after_seconds
         super().__init__(message)
 
@@ -62,13 +70,16 @@ class TaskContext:
     stop: threading.Event = field(default_factory=threading.Event)
     """Set when the attempt must end: cancelled, timed out, its claim lost, or its agent stopping. An `async`
     handler is cancelled as well; a `def` handler that takes long looks at it now and then."""
-    _note: str | None = None
+    _notes: deque[str] = field(default_factory=lambda: deque(maxlen=1))
 
     def note(self, text: str) -> None:
         """Say how far the work is; written to the attempt with the next heartbeat."""
-        self._note = text
+        self._notes.append(text)
 
     def take_note(self) -> str | None:
         """The newest note that was not written yet; for the heartbeat."""
-        note, self._note = self._note, None
-        return note
+        # Taking and forgetting is one step: the handler may run in another thread than the heartbeat.
+        try:
+            return self._notes.pop()
+        except IndexError:
+            return None
