@@ -96,11 +96,12 @@ class OwnServer:
         """
         with deciding(self.home / "service.lock"):
             last = self._users.try_acquire()
-            if self._find():
-                if keep:
-                    self._write(kept=True)
-                elif last and (adopted or not self._kept()):
-                    self._end()
+            if not self._find():
+                self._state.unlink(missing_ok=True)
+            elif keep:
+                self._write(kept=True)
+            elif last and (adopted or not self._kept()):
+                self._end()
             self._users.release()
 
     def restart(self, say: Say, check: Check) -> None:
