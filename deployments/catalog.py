@@ -1,0 +1,40 @@
+"""The deployments, as values: what can be started from outside, and what starts by itself."""
+
+from typing import TYPE_CHECKING, Final
+
+from deployments.reap import TAG
+from nexus.settings import NexusSettings
+
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
+
+DEPLOYMENT: Final = "nexus"
+"""The name after the slash: `process-agent-tasks/nexus`."""
+
+EXECUTE: Final = f"execute-task/{DEPLOYMENT}"
+SHIFT: Final = f"process-agent-tasks/{DEPLOYMENT}"
+SWEEP: Final = f"sweep-stalled-tasks/{DEPLOYMENT}"
+
+
+async def deployments(settings: NexusSettings) -> "list[RunnerDeployment]":
+    """Everything that the service serves. Imports Prefect, so the API's address must be known by now."""
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.types.entrypoint import EntrypointType
+
+    from flows import execute_task, process_agent_tasks, sweep_stalled_tasks
+
+    # Named as module.function, not as a file: a run then starts from whatever directory the service runs in.
+    by_module = EntrypointType.MODULE_PATH
+    # Never two sweeps at once. A surplus one is cancelled, not queued: the next interval brings another.
+    alone = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+    return [
+        await execute_task.ato_deployment(DEPLOYMENT, tags=[TAG], entrypoint_type=by_module),
+        await process_agent_tasks.ato_deployment(DEPLOYMENT, tags=[TAG], entrypoint_type=by_module),
+        await sweep_stalled_tasks.ato_deployment(
+            DEPLOYMENT,
+            tags=[TAG],
+            entrypoint_type=by_module,
+            interval=settings.monitoring.check_interval_seconds,
+            concurrency_limit=alone,
+        ),
+    ]

@@ -1,0 +1,102 @@
+"""What can go wrong with the embedded service, as types. Each message is one line that says what to do."""
+
+from pathlib import Path
+
+from nexus.errors import NexusError
+
+
+class ServiceError(NexusError):
+    """The base of every error that the embedded service raises on purpose."""
+
+
+class PortTaken(ServiceError):
+    """The port of our Prefect server is held by something else; nothing was started."""
+
+    def __init__(self, host: str, port: int, *, by_prefect: bool) -> None:
+        self.host, self.port, self.by_prefect = host, port, by_prefect
+        other = "choose another with --port or NEXUS_SERVICE__PORT"
+        if by_prefect:
+            use = f"set PREFECT_API_URL={api_url(host, port)} to use that one"
+            why = f"by a Prefect server that is not this board's: {use}, or {other}"
+        else:
+            why = f"by another program: {other}"
+        super().__init__(f"Port {port} on {host} is taken {why}.")
+
+
+class ServerFailed(ServiceError):
+    """Our Prefect server did not come up; the log says why."""
+
+    def __init__(self, why: str, log: Path) -> None:
+        self.log = log
+        super().__init__(f"The Prefect server {why}; the end of {log}: {last_line(log)}")
+
+
+class RunnerFailed(ServiceError):
+    """The process that serves the deployments did not come up, or keeps dying; the log says why."""
+
+    def __init__(self, why: str, log: Path) -> None:
+        self.log = log
+        super().__init__(f"The runner of the deployments {why}; the end of {log}: {last_line(log)}")
+
+
+class ApiUnreachable(ServiceError):
+    """A Prefect API is configured, and does not answer."""
+
+    def __init__(self, url: str, why: str) -> None:
+        self.url = url
+        super().__init__(
+            f"The configured Prefect API {url} does not answer ({why}): start it, correct PREFECT_API_URL, "
+            "or unset it to let the board run a server of its own."
+        )
+
+
+class AlreadyUp(ServiceError):
+    """`nexus up` runs already on this home."""
+
+    def __init__(self, home: Path, owner: str) -> None:
+        self.home = home
+        super().__init__(
+            f"`nexus up` runs already on {home} (process {owner or 'unknown'}): "
+            "stop that one, or set another NEXUS_HOME."
+        )
+
+
+class StartBusy(ServiceError):
+    """Another command holds the start lock of this home for too long."""
+
+    def __init__(self, lock: Path) -> None:
+        self.lock = lock
+        super().__init__(
+            "Another nexus command has been starting or stopping the server for a minute "
+            f"(it holds {lock}): wait for it or end it."
+        )
+
+
+class PrefectImportedTooEarly(ServiceError):
+    """Prefect was imported with another API address, which it keeps for the life of the process."""
+
+    def __init__(self, url: str, imported_with: str | None) -> None:
+        super().__init__(
+            "Prefect was imported before its server was chosen and speaks to "
+            f"{imported_with or 'no server'}, not {url}: import prefect and flows "
+            "inside `with prefect_server(...)`, or set PREFECT_API_URL beforehand."
+        )
+
+
+def api_url(host: str, port: int) -> str:
+    """The API's address for a client on this machine; where it listens everywhere, that is the loopback."""
+    everywhere = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+    reached = everywhere.get(host, host)
+    return f"http://{f'[{reached}]' if ':' in reached else reached}:{port}/api"
+
+
+def last_line(log: Path, size: int = 4096) -> str:
+    """The last line of a log that says something, for an error message."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - size))
+            text = stream.read().decode(errors="replace")
+    except OSError:
+        return "(no log)"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "(it is empty)"
