@@ -42,7 +42,7 @@ Beside = Annotated[
     list[str],
     Field(
         title="Beside",
-        description="Agents who work beside this one: with an episode, tasks that only others could do are not waited for",
+        description="With an episode: agents who work on it too; what only others could do is not waited for",
     ),
 ]
 
@@ -179,7 +179,8 @@ class Shift:
         work = _Work(self, claim)
         token = _work.set(work)
         try:
-            await _attempt(claim.task_id, claim.task.attempt_count + 1, return_state=True)
+            # Prefect types return_state for sync tasks only.
+            await _attempt(claim.task_id, claim.task.attempt_count + 1, return_state=True)  # type: ignore[misc]
         finally:
             _work.reset(token)
             if not work.taken:

@@ -122,7 +122,7 @@ def report(task: Task, context: TaskContext) -> dict[str, Any]:
     lines += [f"| {cell(kind)} | {number:,} |" for kind, number in listed["kinds"].items()]
     lines += ["", "| checksums by | files | bytes | skipped | SHA-256 of the list |", "|---|---|---|---|---|"]
     lines += [
-        f"| {cell(task_id)} | {one['files']:,} | {one['bytes']:,} | {one['skipped']} | `{one['sha256_of_list'][:16]}…` |"
+        f"| {cell(task_id)} | {one['files']:,} | {one['bytes']:,} | {one['skipped']} | {one['sha256_of_list'][:16]}… |"
         for task_id, one in sums.items()
     ]
     lines += ["", *(f"`{task_id}` said: {cell(one['stdout'])}" for task_id, one in commands.items())]

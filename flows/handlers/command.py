@@ -79,7 +79,7 @@ async def command(task: Task, context: TaskContext) -> dict[str, Any]:
             payload.argv,
             executable=executable,
             cwd=cwd,
-            env=environment(settings.pass_environment, payload.env),
+            env=environment(settings.pass_environment, payload.env) | _about(task, context),
             stdin=payload.stdin,
             timeout_seconds=payload.timeout_seconds or task.timeout_seconds or settings.timeout_seconds,
             max_output_bytes=settings.max_output_bytes,
@@ -99,6 +99,15 @@ async def command(task: Task, context: TaskContext) -> dict[str, Any]:
     }
     fit(result, context.settings.max_payload_bytes, "stdout", "stderr")
     return result
+
+
+def _about(task: Task, context: TaskContext) -> dict[str, str]:
+    """What a program may want to know of the attempt that it is run for."""
+    return {
+        "NEXUS_TASK_ID": task.task_id,
+        "NEXUS_ATTEMPT": str(context.attempt_number),
+        "NEXUS_IDEMPOTENCY_KEY": context.idempotency_key,
+    }
 
 
 def _executable(program: str, allowed: Iterable[str]) -> Path:

@@ -73,7 +73,8 @@ def table(columns: Sequence[str | tuple[str, dict[str, Any]]], rows: Iterable[Se
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         name, options = (column, {}) if isinstance(column, str) else column
-        drawn.add_column(name, **({"overflow": "ellipsis", "no_wrap": True} | options))
+        given: dict[str, Any] = {"overflow": "ellipsis", "no_wrap": True, **options}
+        drawn.add_column(name, **given)
     for row in rows:
         drawn.add_row(*(cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in row))
     if not out.is_terminal:
