@@ -93,14 +93,8 @@ def final_table(report: "EpisodeReport") -> None:
             said,
         )
 
-    right = {"justify": "right"}
-    columns: list[Any] = [
-        ("task", {"min_width": 12}),
-        ("status", {"min_width": 9}),
-        ("attempts", right),
-        ("seconds", right),
-    ]
-    table([*columns, "agent", "result"], map(row, report.tasks))
+    columns = ["task", "status", "attempts", "seconds", "agent", "result"]
+    table(columns, map(row, report.tasks), right=("attempts", "seconds"))
 
 
 def _short(result: Any) -> str:

@@ -126,6 +126,8 @@ def _as_interrupt(_signal: int, _frame: Any) -> None:
 def _work(
     nexus: TaskNexus, api: Api, episode: str, agents: Sequence[str], order: Order, say: Say
 ) -> "tuple[EpisodeReport | None, str | None]":
+    from prefect.logging.handlers import APILogHandler
+
     from flows import run_episode  # only now: Prefect reads the address of its API when it is imported
     from flows.board import working_on
 
@@ -157,6 +159,9 @@ def _work(
         return asyncio.run(work())
     except (KeyboardInterrupt, asyncio.CancelledError):
         return None, None
+    finally:
+        # While the server is still there: what Prefect's own exit hooks would send later finds it gone.
+        APILogHandler().flush()
 
 
 def _close_earlier_life(say: Say) -> None:

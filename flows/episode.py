@@ -1,6 +1,7 @@
 """`run_episode`: a named batch, its agents side by side until none of its tasks can move any more."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 from prefect import flow
@@ -10,7 +11,7 @@ from flows.board import board
 from flows.handlers import runnable_types
 from flows.observe import artifact_key, ended_well, run_log, show_markdown, tagged
 from flows.reports import EpisodeReport
-from flows.shift import Concurrency, Lease, process_agent_tasks
+from flows.shift import Concurrency, Lease, Shift
 from flows.sweep import summary
 from nexus import TaskNexus
 
@@ -30,7 +31,10 @@ async def run_episode(
     concurrency: Concurrency = 2,
     lease_seconds: Lease = None,
 ) -> EpisodeReport:
-    """Work an episode to its end with `agents`, each in a shift of its own with up to `concurrency` tasks.
+    """Work an episode to its end with `agents`, side by side, each with up to `concurrency` tasks at once.
+
+    All of it is one flow run, with a task run per attempt. (A sub-flow per agent would read as well, but takes
+    the server about two seconds each, and on SQLite now and then a minute.)
 
     It ends when every task is terminal, or when what is left cannot move without a person, another agent or
     another handler; the report says which and why. A Markdown report is kept as an artifact.
@@ -40,31 +44,22 @@ async def run_episode(
     nexus = board()
     with tagged(episode_id=episode_id):
         started_at = await asyncio.to_thread(nexus.now)
+        types = runnable_types(nexus.settings)
         for agent_id in agents:
-            await asyncio.to_thread(nexus.confirm_agent, agent_id, task_types=runnable_types(nexus.settings))
+            await asyncio.to_thread(nexus.confirm_agent, agent_id, task_types=types)
+        lease = lease_seconds or nexus.settings.lease_seconds
+        shifts = [Shift(nexus, agent_id, concurrency, types, episode_id, None, lease) for agent_id in agents]
         sweeping = asyncio.create_task(_sweep_now_and_then(nexus))
-        shifts = [
-            asyncio.create_task(
-                process_agent_tasks(
-                    agent_id,
-                    concurrency=concurrency,
-                    mode="wait",
-                    episode_id=episode_id,
-                    lease_seconds=lease_seconds,
-                    beside=agents,
-                )
-            )
-            for agent_id in agents
-        ]
+        working = [asyncio.create_task(_at_work(shift, agents)) for shift in shifts]
         try:
-            await asyncio.gather(*shifts)
+            await asyncio.gather(*working)
         finally:
-            for running in (*shifts, sweeping):
+            for running in (*working, sweeping):
                 running.cancel()
-            await asyncio.gather(*shifts, sweeping, return_exceptions=True)
+            await asyncio.gather(*working, sweeping, return_exceptions=True)
         tasks = await asyncio.to_thread(nexus.get_all_tasks, episode_id=episode_id)
         attempts = await asyncio.to_thread(nexus.attempts_by_task, [task.task_id for task in tasks])
-        _, left = await asyncio.to_thread(nexus.stuck, agents, runnable_types(nexus.settings), episode_id=episode_id)
+        _, left = await asyncio.to_thread(nexus.stuck, agents, types, episode_id=episode_id)
         report = EpisodeReport(
             episode_id=episode_id,
             started_at=started_at,
@@ -75,6 +70,11 @@ async def run_episode(
         )
         await show_markdown(artifact_key("nexus-episode", episode_id), report.markdown(), f"How {episode_id} ended")
         return ended_well(report, report.summary())
+
+
+async def _at_work(shift: Shift, agents: Sequence[str]) -> None:
+    with tagged(agent_id=shift.agent_id):
+        await shift.work(wait=True, beside=agents)
 
 
 async def _sweep_now_and_then(nexus: TaskNexus) -> None:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 TAG = "nexus"
 """On every flow run of ours; what `deployments.reap` looks for."""
 
-ATTEMPT_NAME = "{task_id} · attempt {number}"
+ATTEMPT_NAME = "{task_id} · attempt {number} · {agent_id}"
 """The name of a task run."""
 
 logger = logging.getLogger("nexus.flows")

@@ -180,7 +180,8 @@ class Shift:
         token = _work.set(work)
         try:
             # Prefect types return_state for sync tasks only.
-            await _attempt(claim.task_id, claim.task.attempt_count + 1, return_state=True)  # type: ignore[misc]
+            number = claim.task.attempt_count + 1
+            await _attempt(claim.task_id, number, claim.agent_id, return_state=True)  # type: ignore[misc]
         finally:
             _work.reset(token)
             if not work.taken:
@@ -215,7 +216,7 @@ _work: ContextVar[_Work] = ContextVar("work")
 
 
 @task(name="attempt", task_run_name=ATTEMPT_NAME, cache_policy=NO_CACHE)
-async def _attempt(task_id: str, number: int) -> None:  # noqa: ARG001 - the number stands in the run's name
+async def _attempt(task_id: str, number: int, agent_id: str) -> None:  # noqa: ARG001 - they name the run
     work = _work.get()
     work.taken = True
     shift = work.shift

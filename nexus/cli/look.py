@@ -111,14 +111,8 @@ def list_tasks(
         )
 
     def show() -> None:
-        wide = {"ratio": None, "min_width": 12}
-        columns: list[str | tuple[str, dict[str, Any]]] = [
-            ("task", wide),
-            ("status", {"min_width": 11}),
-            "prio",
-            "tries",
-        ]
-        table([*columns, "agent", "what"], map(row, tasks))
+        columns = ["task", "status", "prio", "tries", "agent", "what"]
+        table(columns, map(row, tasks), right=("prio", "tries"))
         if len(tasks) == limit:
             say(f"There may be more: nexus list --after {tasks[-1].task_id}")
 
@@ -151,7 +145,7 @@ def _attempts(attempts: "list[Attempt]") -> None:
         seconds = f"{(one.finished_at - one.started_at).total_seconds():.1f}" if one.finished_at else ""
         return one.number, one.agent_id, one.outcome, when(one.started_at), seconds, flat(one.error or one.note)
 
-    table(["#", "agent", "outcome", "started (UTC)", "seconds", "error"], map(row, attempts))
+    table(["#", "agent", "outcome", "started (UTC)", "seconds", "error"], map(row, attempts), right=("#", "seconds"))
 
 
 def history(context: typer.Context, task_id: TaskId, as_json: Json = False) -> None:
@@ -193,6 +187,4 @@ def stats(
     counted = open_nexus(context).stats(episode)
     known = {str(status): counted.get(status, 0) for status in TaskStatus}
     rows = [(status_text(name), number) for name, number in known.items() if number]
-    emit(
-        known, as_json, lambda: table(["status", ("tasks", {"justify": "right"})], [*rows, ("total", counted.total())])
-    )
+    emit(known, as_json, lambda: table(["status", "tasks"], [*rows, ("total", counted.total())], right=("tasks",)))

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -64,21 +64,32 @@ def console() -> "Console":
     return Console(highlight=False)
 
 
-def table(columns: Sequence[str | tuple[str, dict[str, Any]]], rows: Iterable[Sequence[object]]) -> None:
-    """A plain table that fits the terminal; on a pipe nothing is cut."""
+Cell = Any
+"""Text, a Rich Text, a number, or None."""
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Container[str] = ()) -> None:
+    """A plain table that fits the terminal: the last column is cut to what is left. A pipe gets all of it.
+
+    `right` names the columns of numbers.
+    """
     from rich.table import Table
     from rich.text import Text
 
     out = console()
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        name, options = (column, {}) if isinstance(column, str) else column
-        given: dict[str, Any] = {"overflow": "ellipsis", "no_wrap": True, **options}
-        drawn.add_column(name, **given)
-    for row in rows:
-        drawn.add_row(*(cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in row))
-    if not out.is_terminal:
-        out.width = max(out.width, out.measure(drawn).maximum)
+    cells = [[one if isinstance(one, Text) else Text("" if one is None else str(one)) for one in row] for row in rows]
+    widths = [max((len(name), *(row[at].cell_len for row in cells))) for at, name in enumerate(columns)]
+    gaps = 2 * (len(columns) - 1)
+    if out.is_terminal:
+        widths[0] = min(widths[0], max(12, out.width // 3))
+        widths[-1] = max(len(columns[-1]), min(widths[-1], out.width - sum(widths[:-1]) - gaps))
+    out.width = max(out.width, sum(widths) + gaps)
+    drawn = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for name, width in zip(columns, widths, strict=True):
+        justify: Any = "right" if name in right else "left"
+        drawn.add_column(name, width=width, no_wrap=True, overflow="ellipsis", justify=justify)
+    for row in cells:
+        drawn.add_row(*row)
     out.print(drawn)
 
 
