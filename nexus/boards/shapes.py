@@ -72,16 +72,17 @@ def find_records(document: Document, file: str, stem: str) -> Found:
     search = _Search(file)
     value = document.value
     context = _Context(listed_as=words.listed_as(stem))
-    if document.line or not isinstance(value, dict):
-        if isinstance(value, list) and not document.line:
-            search.elements(value, document.location, context, named=True)
+    if isinstance(value, dict) and MARKER in value:
+        if document.line and "tasks" not in value:
+            search.element(value, document.location, _Context(native=True), 0)
         else:
-            exported = isinstance(value, dict) and MARKER in value
-            search.element(value, document.location, _Context(native=True) if exported else context, 0)
-    elif MARKER in value:
-        search.export(value, document.location)
-    else:
+            search.export(value, document.location)
+    elif isinstance(value, dict) and not document.line:
         search.map(value, document.location, context)
+    elif isinstance(value, list) and not document.line:
+        search.elements(value, document.location, context, named=True)
+    else:
+        search.element(value, document.location, context, 0)
     return search.found
 
 
