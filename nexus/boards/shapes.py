@@ -23,7 +23,7 @@ from nexus.boards.recognising import (
     own_id,
 )
 from nexus.boards.records import RawRecord, Source
-from nexus.boards.times import shown
+from nexus.boards.times import one_line, shown
 from nexus.states import TaskStatus
 
 MARKER: Final = "nexus_board"
@@ -92,7 +92,7 @@ class _Search:
         self.found = Found()
 
     def _source(self, place: str) -> Source:
-        return Source(file=self.file, location=place)
+        return Source(file=self.file, location=one_line(place))
 
     def _take(self, value: dict[str, Any], place: str, context: _Context, depth: int, key: str | None = None) -> None:
         """One task; tasks of its own, if it has any, become tasks beside it."""

@@ -8,14 +8,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nexus.boards import Board, read_board
+from nexus.boards.vocabulary import DEPENDENCIES, FIELDS, FINISHED_AT, ID, TEXT
 from nexus.errors import BoardUnreadable
 
 words = st.sampled_from(
-    """
-    task_id id tasks task_board contracts title description status state priority task_type payload params tags depends_on
-    dependencies created_at deadline completed_at assigned_to agent claimed_by current_task completed_tasks milestones
-    episode phases body nexus_board attempts extra retry_policy timeout_seconds result error reason $schema Agent-1
-    """.split()
+    sorted(
+        {*ID, *TEXT, *DEPENDENCIES, *FINISHED_AT, *(name for names in FIELDS.values() for name in names)}
+        | {
+            "tasks",
+            "task_board",
+            "contracts",
+            "current_task",
+            "completed_tasks",
+            "milestones",
+            "episode",
+            "phases",
+            "body",
+        }
+        | {"nexus_board", "attempts", "extra", "retry_policy", "timeout_seconds", "$schema", "Agent-1"}
+    )
 )
 keys = words | st.text(max_size=8)
 leaves = (

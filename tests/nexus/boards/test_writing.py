@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from nexus.boards import BoardTask, board_document, read_board, write_board
 from nexus.schemas import Attempt, RetryPolicy, Task
 from nexus.states import AttemptOutcome, TaskStatus
-from nexus.values import LATEST
+from nexus.values import EARLIEST, LATEST
 
 FORMS = ["board.json", "board.jsonl", "board.yaml"]
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=20)
 names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20).map(str.strip).filter(bool)
-moments = st.datetimes(datetime(1970, 1, 1), LATEST.replace(tzinfo=None) - timedelta(1), timezones=st.just(UTC))
+moments = st.datetimes(
+    EARLIEST.replace(tzinfo=None), LATEST.replace(tzinfo=None) - timedelta(1), timezones=st.just(UTC)
+)
 values = st.recursive(
     st.none()
     | st.booleans()
@@ -47,8 +49,8 @@ def boards(draw):
                 task_id=task_id, number=number, claim_no=draw(st.integers(1, 99)), agent_id=draw(names),
                 outcome=draw(st.sampled_from([outcome for outcome in AttemptOutcome if outcome != "running"])),
                 started_at=draw(moments), heartbeat_at=draw(st.none() | moments), finished_at=draw(moments),
-                error=draw(st.none() | texts), result=draw(values), late_result=draw(values), note=draw(st.none() | texts),
-                run_ref=draw(values),
+                error=draw(st.none() | texts), result=draw(values), late_result=draw(values),
+                note=draw(st.none() | texts), run_ref=draw(values),
             )
             for number in range(1, draw(st.integers(1, 3)))
         ]  # fmt: skip
@@ -61,8 +63,9 @@ def boards(draw):
                 assigned_to=draw(st.none() | names), claimed_by=draw(names) if held else draw(st.none() | names),
                 claim_no=draw(st.integers(0, 99)), lease_expires_at=draw(moments) if held else None,
                 attempt_count=len(attempts[task_id]), failure_count=draw(st.integers(0, 9)),
-                loss_count=draw(st.integers(0, 9)), retry_policy=draw(policies), timeout_seconds=draw(st.none() | st.just(2.5)),
-                requires_review=draw(st.booleans()), available_at=draw(moments), deadline=draw(st.none() | moments),
+                loss_count=draw(st.integers(0, 9)), retry_policy=draw(policies),
+                timeout_seconds=draw(st.none() | st.just(2.5)), requires_review=draw(st.booleans()),
+                available_at=draw(moments), deadline=draw(st.none() | moments),
                 created_at=draw(moments), updated_at=draw(moments), pending_since=draw(st.none() | moments),
                 result=draw(values), error=draw(st.none() | texts), reason=draw(st.none() | texts),
                 related_task_id=draw(st.none() | names), episode_id=draw(st.none() | names),
@@ -95,9 +98,9 @@ def task(task_id="a", **fields) -> Task:
     blank = dict.fromkeys(Task.model_fields)
     known = {
         "task_id": task_id, "task_type": "echo", "description": "d", "payload": {}, "status": "pending", "priority": 20,
-        "tags": (), "depends_on": (), "required_capabilities": (), "claim_no": 0, "attempt_count": 0, "failure_count": 0,
-        "loss_count": 0, "retry_policy": RetryPolicy(), "requires_review": False, "available_at": moment,
-        "created_at": moment, "updated_at": moment, "pending_since": moment, "extra": {},
+        "tags": (), "depends_on": (), "required_capabilities": (), "claim_no": 0, "attempt_count": 0,
+        "failure_count": 0, "loss_count": 0, "retry_policy": RetryPolicy(), "requires_review": False,
+        "available_at": moment, "created_at": moment, "updated_at": moment, "pending_since": moment, "extra": {},
     }  # fmt: skip
     return Task(**(blank | known | fields))
 
