@@ -8,7 +8,7 @@ already in the nexus; any other text is kept in `extra["unresolved_dependencies"
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +118,13 @@ class _Reader:
             self.reject(stray.source, stray.value, stray.reason)
         only = alone and len(found.records) == 1 and not found.strays
         for record in found.records:
-            self._record(record.model_copy(update={"alone": True}) if only else record)
+            self._record(replace(record, alone=True) if only else record)
         return len(found.records)
 
     def _record(self, record: RawRecord) -> None:
-        source = record.source.model_copy(update={"location": one_line(record.source.location)})
+        source = record.source
         try:
-            task = map_record(record.model_copy(update={"source": source}))
+            task = map_record(record)
             self._check_sizes(task)
         except BadRecord as fault:
             self.reject(source, record.value, str(fault))
@@ -135,7 +135,7 @@ class _Reader:
         elif before.digest == task.digest:
             self.duplicates += 1
             self.warnings.append(
-                f"{source}: {task.task_id} stands word for word in {before.source} already; it counts once"
+                f"{source}: {one_line(task.task_id)} stands word for word in {before.source} already; it counts once"
             )
         else:
             self.reject(
@@ -168,7 +168,7 @@ class _Reader:
         here = set(self.tasks)
         elsewhere = known_ids(targets - here) if targets - here else set()
         for cycle in _cycles(self.tasks):
-            path = " -> ".join((*cycle, cycle[0]))
+            path = " -> ".join([*cycle[:20], *(["…"] if len(cycle) > 20 else []), cycle[0]])
             for task_id in cycle:
                 task = self.tasks.pop(task_id)
                 reason = one_line(f"dependency cycle: {path}; take one of these edges out of depends_on", 500)
@@ -176,7 +176,7 @@ class _Reader:
                     Reject(
                         file=task.source.file,
                         location=task.source.location,
-                        task_id=task_id,
+                        task_id=one_line(task_id),
                         reason=reason,
                         record=_excerpt(task.new.model_dump(mode="json")),
                     )
@@ -212,34 +212,28 @@ def _resolved(task: BoardTask, exists: set[str]) -> BoardTask:
 
 
 def _cycles(tasks: dict[str, BoardTask]) -> list[list[str]]:
-    """Groups of tasks that wait for one another, one cycle after another until none is left; without
-    recursion.
-    """
+    """Cycles of tasks that wait for one another, found one after another until none is left; without recursion."""
     done: set[str] = set()
     cycles: list[list[str]] = []
     for root in tasks:
-        path: list[str] = []
-        on_path: dict[str, int] = {}
-        stack: list[tuple[str, Iterator[str]]] = []
+        path: dict[str, Iterator[str]] = {}  # each step, and where it can go on to
         step: str | None = root
-        while True:
-            if step is not None and step in tasks and step not in done and step not in on_path:
-                on_path[step] = len(path)
-                path.append(step)
-                stack.append((step, iter(tasks[step].new.depends_on)))
-            elif step is not None and step in on_path:
-                cycles.append(path[on_path[step] :])
-                for name in cycles[-1]:  # these are out: what remains is searched without them
-                    done.add(name)
-                del stack[on_path[step] :], path[on_path[step] :]
-                on_path = {name: place for place, name in enumerate(path)}
-            if not stack:
-                break
-            step = next(stack[-1][1], None)
-            if step is None:
-                done.add(stack.pop()[0])
-                on_path.pop(path.pop())
-                step = None
+        while step is not None:
+            if step in path:
+                cycle: list[str] = []
+                while step not in cycle[-1:]:
+                    cycle.append(path.popitem()[0])
+                cycles.append(cycle[::-1])
+                done.update(cycle)  # these are out: what remains is searched without them
+            elif step in tasks and step not in done:
+                path[step] = iter(tasks[step].new.depends_on)
+            step = None
+            while path and step is None:
+                last = next(reversed(path))
+                step = next(path[last], None)
+                if step is None:
+                    done.add(last)
+                    del path[last]
     return cycles
 
 

@@ -1,5 +1,6 @@
 """What reading a board gives: frozen values that the nexus applies, counts and prints."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -120,10 +121,9 @@ class ImportReport(_Value):
     files: tuple[str, ...] = ()
 
 
-class RawRecord(_Value):
+@dataclass(frozen=True, slots=True)
+class RawRecord:
     """A record as it was found, with what its surroundings say about it."""
-
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     value: Any
     source: Source
@@ -137,7 +137,8 @@ class RawRecord(_Value):
     parent_id: str | None = None
     alone: bool = False
     """The only record of its file: the file's name may serve as its id."""
-    native: bool = Field(False, description="From an export of the nexus")
+    native: bool = False
+    """From an export of the nexus."""
 
 
 def _moved(task: BoardTask, episode_id: str, even_others: bool) -> BoardTask:

@@ -23,7 +23,7 @@ from nexus.boards.recognising import (
     own_id,
 )
 from nexus.boards.records import RawRecord, Source
-from nexus.boards.times import shown
+from nexus.boards.times import one_line, shown
 from nexus.states import TaskStatus
 
 MARKER: Final = "nexus_board"
@@ -72,16 +72,17 @@ def find_records(document: Document, file: str, stem: str) -> Found:
     search = _Search(file)
     value = document.value
     context = _Context(listed_as=words.listed_as(stem))
-    if document.line or not isinstance(value, dict):
-        if isinstance(value, list) and not document.line:
-            search.elements(value, document.location, context, named=True)
+    if isinstance(value, dict) and MARKER in value:
+        if document.line and "tasks" not in value:
+            search.element(value, document.location, _Context(native=True), 0)
         else:
-            exported = isinstance(value, dict) and MARKER in value
-            search.element(value, document.location, _Context(native=True) if exported else context, 0)
-    elif MARKER in value:
-        search.export(value, document.location)
-    else:
+            search.export(value, document.location)
+    elif isinstance(value, dict) and not document.line:
         search.map(value, document.location, context)
+    elif isinstance(value, list) and not document.line:
+        search.elements(value, document.location, context, named=True)
+    else:
+        search.element(value, document.location, context, 0)
     return search.found
 
 
@@ -91,7 +92,7 @@ class _Search:
         self.found = Found()
 
     def _source(self, place: str) -> Source:
-        return Source(file=self.file, location=place)
+        return Source(file=self.file, location=one_line(place))
 
     def _take(self, value: dict[str, Any], place: str, context: _Context, depth: int, key: str | None = None) -> None:
         """One task; tasks of its own, if it has any, become tasks beside it."""

@@ -86,6 +86,8 @@ def shown(value: Any, limit: int = 60) -> str:
 
 def one_line(text: str, limit: int = 200) -> str:
     """Foreign text made fit for one line of a terminal."""
+    if text.isprintable() and len(text) <= limit and "  " not in text:
+        return text.strip()
     text = "".join(char if char.isprintable() else " " for char in clean(text[: limit * 4], limit * 4))
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -51,6 +51,8 @@ def write_tasks(file: TextIO, tasks: Iterable[Task], attempts: Attempts, *, form
         for record in records:
             file.write(_json({MARKER: VERSION, **record}) + "\n")
             count += 1
+        if not count:
+            file.write(_json({MARKER: VERSION, "tasks": []}) + "\n")
         return count
     if form == "yaml":
         file.write(f"{MARKER}: {VERSION}\ntasks:\n")
