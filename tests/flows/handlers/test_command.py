@@ -65,6 +65,10 @@ def is_alive(pid):
     return False
 
 
+def open_files():
+    return len(list(Path("/dev/fd").iterdir()))
+
+
 async def until(fact, seconds=10):
     """Waits for a fact that another process brings about."""
     deadline = time.monotonic() + seconds
@@ -418,8 +422,10 @@ while not os.path.exists("away"):
     time.sleep(0.01)
 print("done", flush=True)
 """
+    before = open_files()
     try:
         result = await run(py(script))
+        await until(lambda: open_files() == before)
     finally:
         os.kill(await until(lambda: pid_in(workshop / "away")), signal.SIGKILL)
 

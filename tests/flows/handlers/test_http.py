@@ -4,6 +4,7 @@ import gzip
 import json
 import threading
 import time
+import tracemalloc
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -167,7 +168,13 @@ async def test_a_compressed_answer_is_read_and_a_bomb_stays_small(site, ask):
     assert site.asked[-1][2]["Accept-Encoding"] == "gzip"
 
     bomb = site.page("/bomb", gzip.compress(b"\0" * 50_000_000), content_encoding="gzip")
-    result = await ask(bomb, settings={"max_response_bytes": 1000})
+    tracemalloc.start()
+    try:
+        result = await ask(bomb, settings={"max_response_bytes": 1000})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * 2**20
     assert (len(result["text"]), result["truncated"]) == (1000, True)
 
 
@@ -358,6 +365,15 @@ async def test_a_redirect_to_a_forbidden_host_is_refused_before_it_is_asked(site
 async def test_a_redirect_leads_to_http_only(site, ask, target):
     with pytest.raises(GiveUp, match="the redirect is neither http nor https"):
         await ask(site.page("/start", b"", 302, location=target))
+
+
+async def test_a_redirect_brings_no_credentials_of_its_own(site, ask):
+    site.page("/end", b"here")
+
+    await ask(site.page("/start", b"", 302, location=f"http://eve:pass@127.0.0.1:{site.port}/end"))
+
+    assert site.asked[-1][1] == "/end"
+    assert "Authorization" not in site.asked[-1][2]
 
 
 async def test_a_circle_of_redirects_ends(site, ask):
