@@ -12,52 +12,18 @@ from typing import Any
 
 import pytest
 
+from deployments.errors import RunnerFailed
 from deployments.ports import free_port
-from deployments.prefect_server import healthy
-from deployments.runner_process import runner_environment
-from nexus.settings import NexusSettings
+from deployments.runner_process import RunnerProcess, runner_environment
+from nexus import NewTask, NexusSettings, TaskNexus
 
 from .live import Command, ask, clean_environment, end_processes_of, processes_of, wait_until
 
-UP = """
-import sys
-from deployments.service import up
-from nexus.errors import NexusError
-from nexus.settings import NexusSettings
-try:
-    up(NexusSettings.load(), say=lambda line: print(line, flush=True))
-except NexusError as error:
-    print(type(error).__name__, error)
-    sys.exit(1)
-"""
-
-FLOWS = '''
-import asyncio, os
-from pathlib import Path
-from prefect import flow, task
-
-@flow(name="execute-task")
-async def execute_task(task_id: str, agent_id: str = "prefect") -> bool:
-    return True
-
-@task
-async def work(seconds: float) -> None:
-    await asyncio.sleep(seconds)
-
-@flow(name="process-agent-tasks", flow_run_name="shift {agent_id}")
-async def process_agent_tasks(agent_id: str, seconds: float = 0) -> None:
-    """One agent's shift."""
-    try:
-        await work(seconds)
-    finally:
-        Path(os.environ["NEXUS_HOME"], f"{agent_id} has left").touch()
-
-@flow(name="sweep-stalled-tasks")
-async def sweep_stalled_tasks() -> None: ...
-'''
+UP = "from deployments.cli import main; main()"
 
 SHIFT = "process-agent-tasks/nexus"
 SWEEP = "sweep-stalled-tasks/nexus"
+INTERVAL = 5
 
 
 class Board:
@@ -70,22 +36,34 @@ class Board:
         self.env = clean_environment(
             directory,
             NEXUS_SERVICE__PORT=str(self.port),
-            NEXUS_MONITORING__CHECK_INTERVAL_SECONDS="4",
-            NEXUS_MONITORING__PENDING_TIMEOUT_SECONDS="3600",
+            NEXUS_MONITORING__CHECK_INTERVAL_SECONDS=str(INTERVAL),
+            NEXUS_COMMAND__ALLOWED_PROGRAMS='["sleep"]',
         )
-        (directory / "flows").mkdir()
-        (directory / "flows" / "__init__.py").write_text(FLOWS)
-        self.env["PYTHONPATH"] = f"{directory}:{self.env['PYTHONPATH']}"
 
     def up(self, **env: str) -> Command:
-        return self._start(UP, env={**self.env, **env}, cwd=self.directory)
+        return self._start(UP, "up", env={**self.env, **env}, cwd=self.directory)
 
-    def start_shift(self, agent: str, seconds: float, url: str = "") -> None:
-        """As a user does from another terminal."""
-        command = ["deployment", "run", SHIFT, "-p", f"agent_id={agent}", "-p", f"seconds={seconds}"]
+    def add(self, task_id: str, seconds: int) -> None:
+        """A task that takes its time."""
+        with TaskNexus(f"sqlite:///{self.home / 'nexus.db'}") as nexus:
+            argv = ["sleep", str(seconds)]
+            nexus.add_task(NewTask(task_id=task_id, task_type="command", payload={"argv": argv}))
+
+    def status_of(self, task_id: str) -> str:
+        with TaskNexus(f"sqlite:///{self.home / 'nexus.db'}") as nexus:
+            task = nexus.get_task_by_id(task_id)
+            return task.status if task else ""
+
+    def start_shift(self, agent: str) -> None:
+        """As the UI's form does."""
+        deployment = ask(self.url, f"/deployments/name/{SHIFT}")["id"]
+        ask(self.url, f"/deployments/{deployment}/create_flow_run", {"parameters": {"agent_id": agent}})
+
+    def start_shift_from_a_terminal(self, agent: str) -> None:
+        command = ["deployment", "run", SHIFT, "-p", f"agent_id={agent}"]
         done = subprocess.run(
             [sys.executable, "-P", "-m", "prefect", *command],
-            env={**self.env, "PREFECT_API_URL": url or self.url},
+            env={**self.env, "PREFECT_API_URL": self.url},
             cwd=self.directory,
             capture_output=True,
             text=True,
@@ -93,18 +71,23 @@ class Board:
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def runs(self, url: str = "", **filters: Any) -> list[dict[str, Any]]:
-        body = {"flow_runs": filters, "limit": 200} if filters else {"limit": 200}
-        found: list[dict[str, Any]] = ask(url or self.url, "/flow_runs/filter", body)
+    def runs(self, **filters: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = ask(self.url, "/flow_runs/filter", {"flow_runs": filters, "limit": 200})
         return found
 
-    def state_of(self, name: str, url: str = "") -> str:
-        states = [run["state_type"] for run in self.runs(url, name={"any_": [name]})]
+    def state_of(self, name: str) -> str:
+        states = [run["state_type"] for run in self.runs(name={"any_": [name]})]
         return states[-1] if states else ""
 
-    def sweeps(self, state: str = "COMPLETED") -> int:
+    def sweeps(self) -> int:
+        """How many are completed."""
         sweep = ask(self.url, f"/deployments/name/{SWEEP}")["id"]
-        return len(self.runs(deployment_id={"any_": [sweep]}, state={"type": {"any_": [state]}}))
+        return len(self.runs(deployment_id={"any_": [sweep]}, state={"type": {"any_": ["COMPLETED"]}}))
+
+    def next_sweep(self) -> None:
+        """Waits for one more."""
+        before = self.sweeps()
+        wait_until(lambda: self.sweeps() > before)
 
     def open_runs_on_disk(self) -> list[tuple[str, str]]:
         """What Prefect's database holds once its server is gone."""
@@ -122,113 +105,106 @@ def board(tmp_path: Path, start: Callable[..., Command]) -> Iterator[Board]:
     end_processes_of(tmp_path)
 
 
-def test_a_day_with_nexus_up(board: Board) -> None:
+def test_three_days_with_nexus_up(board: Board) -> None:
+    # Day one: it starts, says where it is, and serves.
     up = board.up()
     assert f"http://127.0.0.1:{board.port}" in up.says("Prefect UI")
     up.says("serving")
 
     # The three deployments, and a form made of the flow's typed parameters.
-    found = {one["name"]: one for one in ask(board.url, "/deployments/filter", {})}
-    assert list(found) == ["nexus"]
+    assert {one["name"] for one in ask(board.url, "/deployments/filter", {})} == {"nexus"}
     shift = ask(board.url, f"/deployments/name/{SHIFT}")
     assert shift["tags"] == ["nexus"]
     assert shift["parameter_openapi_schema"]["properties"]["agent_id"]["type"] == "string"
     assert shift["parameter_openapi_schema"]["required"] == ["agent_id"]
     assert ask(board.url, "/deployments/name/execute-task/nexus")["enforce_parameter_schema"] is True
     sweep = ask(board.url, f"/deployments/name/{SWEEP}")
-    assert sweep["schedules"][0]["schedule"]["interval"] == 4
+    assert sweep["schedules"][0]["schedule"]["interval"] == INTERVAL
     assert sweep["global_concurrency_limit"]["limit"] == 1
     assert sweep["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
 
     # The schedule fires (on SQLAlchemy 2.1 it would not), and says so.
-    up.says("sweeping every 4 s")
-    wait_until(lambda: board.sweeps() >= 2)
+    up.says(f"sweeping every {INTERVAL} s")
+    wait_until(board.sweeps)
 
-    # A shift that somebody starts runs.
-    board.start_shift("Agent-2", 0)
-    wait_until(lambda: board.state_of("shift Agent-2") == "COMPLETED")
+    # A shift that somebody starts works what there is.
+    board.add("T-1", 0)
+    board.start_shift_from_a_terminal("Agent-2")
+    wait_until(lambda: board.state_of("Agent-2 · shift") == "COMPLETED")
+    assert board.status_of("T-1") == "completed"
 
     # There is one `up` to a home.
     second = board.up()
     assert second.ended() == 1
-    assert "AlreadyUp" in second.lines[-1]
+    assert "runs already" in " ".join(second.lines)
 
     # Ctrl-C while a shift is at work: it hands back, its run is closed, nothing stays behind.
-    board.start_shift("Agent-3", 300)
-    wait_until(lambda: board.state_of("shift Agent-3") == "RUNNING")
+    board.add("T-2", 300)
+    board.start_shift("Agent-3")
+    wait_until(lambda: board.status_of("T-2") == "in_progress")
     up.signal(signal.SIGINT)
     assert up.ended() == 0, up.lines
-    assert (board.home / "Agent-3 has left").exists()
+    assert board.status_of("T-2") == "pending", "handed back, not left to its lease"
     assert processes_of(board.directory) == {}
     assert board.open_runs_on_disk() == []
 
-    # The next day begins afresh: schedules fire again. SIGTERM ends it as well.
-    again = board.up()
-    again.says("serving")
-    assert board.state_of("shift Agent-3") == "CRASHED"
-    before = board.sweeps()
-    wait_until(lambda: board.sweeps() > before)
-    again.signal(signal.SIGTERM)
-    assert again.ended() == 0, again.lines
-    assert processes_of(board.directory) == {}
-    assert board.open_runs_on_disk() == []
-
-
-def test_what_dies_is_started_again(board: Board) -> None:
+    # Day two begins afresh, and the schedule that rested overnight fires again.
     up = board.up()
     up.says("sweeping every")
-    board.start_shift("Agent-1", 300)
-    wait_until(lambda: board.state_of("shift Agent-1") == "RUNNING")
+    assert board.state_of("Agent-3 · shift") == "CRASHED"
+    board.next_sweep()
 
-    # The runner is killed: its runs are closed, another serves.
+    # The runner is killed: what it ran is ended and closed, another serves.
+    board.start_shift("Agent-4")
+    wait_until(lambda: board.status_of("T-2") == "in_progress")
     runner = board.pid("runner")
     os.kill(runner, signal.SIGKILL)
     up.says("the runner died")
-    wait_until(lambda: board.state_of("shift Agent-1") == "CRASHED")
-    before = board.sweeps()
-    wait_until(lambda: board.sweeps() > before)
-    assert board.pid("runner") != runner
+    wait_until(lambda: board.state_of("Agent-4 · shift") == "CRASHED")
+    assert board.status_of("T-2") == "pending"
 
     # The server is killed: it comes back, the shift at work goes on, a new runner serves.
-    board.start_shift("Agent-2", 300)
-    wait_until(lambda: board.state_of("shift Agent-2") == "RUNNING")
+    board.start_shift("Agent-5")
+    wait_until(lambda: board.status_of("T-2") == "in_progress")
     server, runner = board.pid("server"), board.pid("runner")
     os.kill(server, signal.SIGKILL)
     up.says("the Prefect server died")
     up.says("a new runner takes over")
     assert board.pid("server") != server
     wait_until(lambda: board.pid("runner") != runner)
-    before = board.sweeps()
-    wait_until(lambda: board.sweeps() > before)
-    assert board.state_of("shift Agent-2") == "RUNNING"
-    assert not (board.home / "Agent-2 has left").exists()
+    board.next_sweep()
+    assert board.state_of("Agent-5 · shift") == "RUNNING"
+    assert board.status_of("T-2") == "in_progress"
 
-    # `up` itself is killed: the runner follows it, the server stays, the next `up` makes one house of it.
+    # `up` itself is killed: the runners follow it, the server stays.
     server = board.pid("server")
     up.signal(signal.SIGKILL)
     up.ended()
-    again = board.up()
-    again.says("sweeping every")
+
+    # Day three: the next `up` makes one house of it. SIGTERM ends it, as Ctrl-C does.
+    up = board.up()
+    up.says("sweeping every")
     assert board.pid("server") == server
-    assert (board.home / "Agent-2 has left").exists()
-    assert board.state_of("shift Agent-2") == "CRASHED"
-    before = board.sweeps()
-    wait_until(lambda: board.sweeps() > before)
-    again.signal(signal.SIGINT)
-    again.signal(signal.SIGINT)
-    assert again.ended() == 0, again.lines
+    wait_until(lambda: board.status_of("T-2") == "pending")
+    assert board.state_of("Agent-5 · shift") == "CRASHED"
+    board.next_sweep()
+    up.signal(signal.SIGTERM)
+    assert up.ended() == 0, up.lines
     assert processes_of(board.directory) == {}
     assert board.open_runs_on_disk() == []
 
 
-def test_flows_that_cannot_be_imported_are_an_error(board: Board) -> None:
-    (board.directory / "flows" / "__init__.py").write_text("raise RuntimeError('no such luck')")
-    up = board.up()
-    assert up.ended() == 1
-    assert "RunnerFailed" in up.lines[-1]
-    assert "no such luck" in up.lines[-1]
-    assert processes_of(board.directory) == {}
-    assert not healthy(board.url)
+def test_a_runner_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "flows"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise RuntimeError('no such luck')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{clean_environment(tmp_path)['PYTHONPATH']}")
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    runner = RunnerProcess(NexusSettings.load(home=tmp_path), pause_at_end=True)
+    wait_until(lambda: not runner.alive())
+    assert not runner.registered()
+    assert "RuntimeError: no such luck" in str(RunnerFailed("ended", runner.log))
+    runner.end(lambda: False)
 
 
 def test_the_settings_reach_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
