@@ -18,6 +18,7 @@ from typing import IO, Final
 from deployments.errors import StartBusy
 
 _POLL: Final = 0.1
+_PROC: Final = Path("/proc/self/stat").exists()
 _LOG_LIMIT: Final = 10 * 2**20
 
 
@@ -35,7 +36,7 @@ class ProcessRef:
     def of(cls, pid: int, child: "subprocess.Popen[bytes] | None" = None) -> "ProcessRef":
         """The process that has this pid now."""
         stat = _stat(pid)
-        return cls(pid, stat[1] if stat else None, child)
+        return cls(pid, stat.started if stat else None, child)
 
     def alive(self) -> bool:
         """Whether it still runs. A zombie does not: where nobody reaps orphans it would live for ever."""
@@ -43,8 +44,8 @@ class ProcessRef:
             return self.child.poll() is None
         stat = _stat(self.pid)
         if stat:
-            return stat[0] not in "ZX" and (self.started is None or stat[1] == self.started)
-        if Path("/proc/self/stat").exists():
+            return stat.running and (self.started is None or stat.started == self.started)
+        if _PROC:
             return False
         try:
             os.kill(self.pid, 0)
@@ -75,6 +76,43 @@ class ProcessRef:
         if not self.wait(grace, hurry):
             self.signal(signal.SIGKILL, group=True)
             self.wait(5)
+
+    def end_group(
+        self,
+        grace: float,
+        *,
+        ours: Callable[[int], bool] = lambda _: True,
+        hurry: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Ends what its death left of the group that it led: SIGTERM where there is grace, then SIGKILL.
+
+        `ours` is asked about every member: once a group is empty its number may come to be somebody else's.
+        Where there is no /proc its members cannot be told apart, and only a child's group is ended.
+        """
+        if not _PROC:
+            if self.child is not None:
+                with suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGKILL)
+            return
+        members = [member for member in _group(self.pid) if ours(member.pid)]
+        if grace > 0:
+            for member in members:
+                member.signal(signal.SIGTERM)
+        deadline = time.monotonic() + grace
+        for member in members:
+            if not member.wait(max(0.0, deadline - time.monotonic()), hurry):
+                member.signal(signal.SIGKILL)
+
+
+def environment_holds(variable: str) -> Callable[[int], bool]:
+    """Whether a process was started with this `NAME=value`."""
+
+    def holds(pid: int) -> bool:
+        with suppress(OSError):
+            return variable.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return False
+
+    return holds
 
 
 def spawn(
@@ -157,12 +195,29 @@ def deciding(path: Path, seconds: float = 60) -> Iterator[None]:
         lock.release()
 
 
-def _stat(pid: int) -> tuple[str, int] | None:
-    """State letter and start time from /proc; None where there is no such process (or no /proc)."""
+@dataclass(frozen=True)
+class _Stat:
+    running: bool
+    group: int
+    started: int
+
+
+def _group(leader: int) -> list[ProcessRef]:
+    """Who belongs to a group and still runs."""
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        stat = _stat(int(directory.name))
+        if stat and stat.running and stat.group == leader:
+            found.append(ProcessRef(int(directory.name), stat.started))
+    return found
+
+
+def _stat(pid: int) -> _Stat | None:
+    """What /proc says of a process; None where there is no such process (or no /proc)."""
     try:
         content = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     # The program's name stands in brackets and may itself hold blanks and brackets: count from their end.
     fields = content.rpartition(")")[2].split()
-    return fields[0], int(fields[19])
+    return _Stat(running=fields[0] not in "ZX", group=int(fields[2]), started=int(fields[19]))

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from deployments.processes import ProcessRef, spawn
+from deployments.processes import ProcessRef, environment_holds, spawn
 from deployments.runner import GRACE_SECONDS
 from nexus.settings import NexusSettings
 
@@ -73,6 +73,11 @@ class RunnerProcess:
         if not self.process.wait(GRACE_SECONDS, hurry):
             self.process.signal(signal.SIGKILL, group=True)
             self.process.wait(5)
+        self.bury(hurry)
+
+    def bury(self, hurry: Callable[[], bool]) -> None:
+        """After its death: its runs outlive it (Prefect 3.8), unreported and deaf to cancellation, so they end too."""
+        self.process.end_group(GRACE_SECONDS, hurry=hurry)
         self.close()
 
     def close(self) -> None:
@@ -89,11 +94,16 @@ def end_leftover(settings: NexusSettings) -> bool:
 
     It ends by itself, but what it does last is to pause the schedules, and they shall not pause under us.
     """
-    leftover = _leftover(_state(settings.home.absolute()))
-    if leftover is None or not leftover.alive():
+    home = settings.home.absolute()
+    leftover = _leftover(_state(home))
+    if leftover is None:
         return False
-    leftover.stop(GRACE_SECONDS, group=True)
-    return True
+    lived = leftover.alive()
+    if lived:
+        leftover.stop(GRACE_SECONDS, group=True)
+    leftover.end_group(GRACE_SECONDS, ours=environment_holds(f"NEXUS_HOME={home}"))
+    _state(home).unlink(missing_ok=True)
+    return lived
 
 
 def runner_environment(settings: NexusSettings) -> dict[str, str]:

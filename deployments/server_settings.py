@@ -1,6 +1,5 @@
 """The settings of our own Prefect server, each with its reason. Measured with Prefect 3.8.8."""
 
-import math
 import os
 from typing import Final
 
@@ -28,16 +27,11 @@ _TUNED: Final = {
     "PREFECT_CLI_PROMPT": "false",
 }
 
-_SCHEDULER_LOOP_SECONDS: Final = 60
-
 
 def server_environment(settings: NexusSettings, url: str) -> dict[str, str]:
     """The environment of our own server at `url`. What the user has set for a server outweighs the tuning."""
-    # By default 100 runs of every schedule are made ahead, and all show; two turns of the scheduler will do.
-    ahead = max(20, math.ceil(2 * _SCHEDULER_LOOP_SECONDS / settings.monitoring.check_interval_seconds))
     return {
         **_TUNED,
-        "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": str(min(ahead, 1000)),
         # Where the browser finds the API. Without it the UI on any port but 4200 looks dead.
         "PREFECT_UI_API_URL": url,
         **os.environ,

@@ -144,8 +144,8 @@ class _Service:
         elif not self.missed:
             if self._dies_too_often():
                 raise RunnerFailed(f"died {_RESTARTS} times within a minute", self.runner.log)
-            self.say("the runner died and is started again")
-            self.runner.close()
+            self.say("the runner died and is started again; the runs that it left are ended")
+            self.runner.bury(self.stop.hurry)
             if not self.draining:
                 self._close("The process that executed this run died.")
             self._start_runner()

@@ -1,5 +1,6 @@
 """Real processes: commands in their own interpreter, with a home of their own and none of the user's settings."""
 
+import asyncio
 import json
 import os
 import signal
@@ -8,7 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,13 @@ def wait_until(fact: Callable[[], object], seconds: float = 60, what: Callable[[
     while not fact():
         assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what()}"
         time.sleep(0.2)
+
+
+async def wait_until_async(fact: Callable[[], Awaitable[object]], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not await fact():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
+        await asyncio.sleep(0.2)
 
 
 def clean_environment(home: Path, **values: str) -> dict[str, str]:
