@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Final
 
-from prefect import flow
+from prefect import flow, tags
 from pydantic import Field
 
 from flows.board import board
@@ -15,10 +15,7 @@ from flows.shift import Concurrency, Lease, Shift
 from flows.sweep import summary
 from nexus import TaskNexus
 
-EpisodeName = Annotated[str, Field(title="Episode", description="The named batch to work through", min_length=1)]
-Agents = Annotated[
-    list[str], Field(title="Agents", description="Who works on it, side by side", min_length=1, max_length=100)
-]
+Agents = Annotated[list[str], Field(min_length=1, max_length=100)]
 
 SWEEP_SECONDS: Final = 5.0
 """An episode takes back expired leases itself: it must not hang because nobody runs the scheduled sweep."""
@@ -26,7 +23,7 @@ SWEEP_SECONDS: Final = 5.0
 
 @flow(name="run-episode", flow_run_name="episode {episode_id}")
 async def run_episode(
-    episode_id: EpisodeName,
+    episode_id: str,
     agents: Agents = ["Agent-1", "Agent-2", "Agent-3"],  # noqa: B006 - Prefect shows the default in its form
     concurrency: Concurrency = 2,
     lease_seconds: Lease = None,
@@ -39,10 +36,16 @@ async def run_episode(
     It ends when every task is terminal, or when what is left cannot move without a person, another agent or
     another handler; the report says which and why. A Markdown report is kept as an artifact.
 
+    Args:
+        episode_id: The named batch to work through.
+        agents: Who works on it, side by side.
+        concurrency: Tasks that each agent works on at once, 1 to 100.
+        lease_seconds: How long a claim holds without a heartbeat; None is the setting.
+
     Raises `AgentNotConfirmed`.
     """
     nexus = board()
-    with tagged(episode_id=episode_id):
+    async with tagged(episode_id=episode_id):
         started_at = await asyncio.to_thread(nexus.now)
         types = runnable_types(nexus.settings)
         for agent_id in agents:
@@ -73,7 +76,8 @@ async def run_episode(
 
 
 async def _at_work(shift: Shift, agents: Sequence[str]) -> None:
-    with tagged(agent_id=shift.agent_id):
+    # For its task runs; the flow run is everybody's.
+    with tags(f"agent:{shift.agent_id}"):
         await shift.work(wait=True, beside=agents)
 
 

@@ -18,8 +18,7 @@ from nexus import AttemptOutcome, Claim, Task, TaskNexus, TaskStatus
 from nexus.errors import IllegalTransition, NotClaimable, TaskNotFound
 from nexus.retry import backoff_seconds
 
-TaskId = Annotated[str, Field(title="Task", description="The id of the task to execute")]
-AgentId = Annotated[str, Field(title="Agent", description="In whose name it is claimed", min_length=1)]
+AgentId = Annotated[str, Field(min_length=1)]
 
 
 class Refused(Exception):
@@ -43,17 +42,21 @@ _execution: ContextVar[_Execution] = ContextVar("execution")
 
 
 @flow(name="execute-task", flow_run_name="{task_id} · {agent_id}")
-async def execute_task(task_id: TaskId, agent_id: AgentId = "prefect") -> bool:
+async def execute_task(task_id: str, agent_id: AgentId = "prefect") -> bool:
     """Claim a task, execute it, complete it; failed attempts are retried as the task's policy says.
 
     Returns True when it was completed (or handed to review), False when the claim was refused: somebody else
     has it, it has ended, or it is not claimable now; the run then shows a quiet `Refused`.
 
+    Args:
+        task_id: The task to execute.
+        agent_id: In whose name it is claimed.
+
     Raises what the handler raised in the last attempt, when the task ends failed: the run is red. Raises
     `TaskNotFound`, `AgentNotConfirmed`, `NoHandler`; cancelling the run stops the work and releases the task.
     """
     nexus = board()
-    with tagged(agent_id=agent_id):
+    async with tagged(agent_id=agent_id):
         await asyncio.to_thread(nexus.confirm_agent, agent_id)
         found = await asyncio.to_thread(nexus.get_task_by_id, task_id)
         if found is None:

@@ -2,11 +2,12 @@
 
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from uuid import UUID
 
-from prefect import runtime, tags
+from prefect import get_client, runtime, tags
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
@@ -23,13 +24,28 @@ ATTEMPT_NAME = "{task_id} · attempt {number} · {agent_id}"
 logger = logging.getLogger("nexus.flows")
 
 
-@contextmanager
-def tagged(agent_id: str | None = None, episode_id: str | None = None) -> Iterator[None]:
-    """Tags for the runs inside. Few and constant: Prefect pays 100 ms for each new set on a task run, so the
-    task's id is in the name instead."""
-    few = [TAG, *([f"agent:{agent_id}"] if agent_id else []), *([f"episode:{episode_id}"] if episode_id else [])]
+@asynccontextmanager
+async def tagged(agent_id: str | None = None, episode_id: str | None = None) -> AsyncIterator[None]:
+    """Tags for the flow run around the caller, and for the task runs inside.
+
+    Few and constant: Prefect pays 100 ms for each new set on a task run, so the task's id is in the name instead.
+    """
+    few = {TAG, *([f"agent:{agent_id}"] if agent_id else []), *([f"episode:{episode_id}"] if episode_id else [])}
+    await _tag_flow_run(few)
     with tags(*few):
         yield
+
+
+async def _tag_flow_run(few: set[str]) -> None:
+    """A flow that was called has only the tags of its caller; the UI's filters need its own. Never fails the work."""
+    known = set(runtime.flow_run.tags or ())
+    if runtime.flow_run.id is None or few <= known:
+        return
+    try:
+        async with get_client() as client:
+            await client.update_flow_run(UUID(runtime.flow_run.id), tags=sorted(known | few))
+    except Exception as error:
+        run_log().warning("no tags on this run: %s", error)
 
 
 def run_ref() -> dict[str, Any]:

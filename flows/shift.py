@@ -22,29 +22,11 @@ from flows.runner import Finished, run_attempt
 from nexus import Claim, TaskNexus
 from nexus.errors import DatabaseUnavailable, NexusError
 
-Concurrency = Annotated[int, Field(title="Side by side", description="Tasks worked on at once", ge=1, le=100)]
-Mode = Annotated[
-    Literal["drain", "wait"],
-    Field(
-        title="When nothing is left",
-        description="drain: end when nothing can be claimed now. wait: stay until stopped, or, with an episode, "
-        "until none of its tasks can move any more.",
-    ),
-]
-MaxTasks = Annotated[int | None, Field(title="At most", description="End after this many attempts", ge=1)]
-TypeFilter = Annotated[str | None, Field(title="Task type", description="Only tasks of this type")]
-EpisodeId = Annotated[str | None, Field(title="Episode", description="Only tasks of this named batch")]
-Lease = Annotated[
-    float | None, Field(title="Lease (s)", description="How long a claim holds without a heartbeat", ge=1, le=86_400)
-]
-
-Beside = Annotated[
-    list[str],
-    Field(
-        title="Beside",
-        description="With an episode: agents who work on it too; what only others could do is not waited for",
-    ),
-]
+# Prefect's forms take bounds and choices from here, descriptions from the docstring.
+Concurrency = Annotated[int, Field(ge=1, le=100)]
+Mode = Literal["drain", "wait"]
+MaxTasks = Annotated[int | None, Field(ge=1)]
+Lease = Annotated[float | None, Field(ge=1, le=86_400)]
 
 POLL_SECONDS = 1.0
 """How often an agent with free hands looks for work."""
@@ -56,10 +38,10 @@ async def process_agent_tasks(
     concurrency: Concurrency = 4,
     mode: Mode = "drain",
     max_tasks: MaxTasks = None,
-    task_type: TypeFilter = None,
-    episode_id: EpisodeId = None,
+    task_type: str | None = None,
+    episode_id: str | None = None,
     lease_seconds: Lease = None,
-    beside: Beside = [],  # noqa: B006 - Prefect shows the default in its form; it is never changed
+    beside: list[str] = [],  # noqa: B006 - Prefect shows the default in its form; it is never changed
 ) -> ShiftReport:
     """One agent's shift: confirm it, claim in batches, run up to `concurrency` tasks side by side.
 
@@ -67,11 +49,22 @@ async def process_agent_tasks(
     another. Only types with a handler that the settings allow are claimed. When the run is cancelled or its
     process is told to stop, what it holds is handed back.
 
+    Args:
+        agent_id: Who works; the agent is confirmed first.
+        concurrency: Tasks worked on at once, 1 to 100.
+        mode: drain ends when nothing can be claimed now; wait stays until it is stopped or, with an episode, until
+            none of its tasks can move any more.
+        max_tasks: End after this many attempts.
+        task_type: Only tasks of this type.
+        episode_id: Only tasks of this named batch.
+        lease_seconds: How long a claim holds without a heartbeat; None is the setting.
+        beside: With an episode, the agents who work on it too: what only others could do is not waited for.
+
     Raises `AgentNotConfirmed`, with nothing changed.
     """
     nexus = board()
     types = runnable_types(nexus.settings)
-    with tagged(agent_id=agent_id, episode_id=episode_id):
+    async with tagged(agent_id=agent_id, episode_id=episode_id):
         await asyncio.to_thread(nexus.confirm_agent, agent_id, task_types=types)
         wanted = types & {task_type} if task_type else types
         shift = Shift(

@@ -1,32 +1,28 @@
 """`sweep_stalled_tasks`: one pass of the sweep, as a flow that a deployment runs on a schedule."""
 
 import asyncio
-from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from flows.board import board
 from flows.observe import ended_well, run_log, show_table, tagged
 from nexus import SweepReport, TaskMonitoringConfig
 
-Config = Annotated[
-    TaskMonitoringConfig | None,
-    Field(title="Monitoring", description="What to do about tasks that wait too long; None is the settings' own."),
-]
-
 
 # Flow retries: a pass is idempotent, so a database that was away for a moment costs nothing but the wait.
 @flow(name="sweep-stalled-tasks", flow_run_name="sweep", retries=2, retry_delay_seconds=5)
-async def sweep_stalled_tasks(config: Config = None) -> SweepReport:
+async def sweep_stalled_tasks(config: TaskMonitoringConfig | None = None) -> SweepReport:
     """Take back what is held under a lease that is over, and act on what waits too long, once per waiting period.
 
     Safe to repeat and to run twice at once. At most `config.max_per_sweep` tasks of each kind; the next pass
     continues.
 
+    Args:
+        config: What to do about tasks that wait too long; None is the settings' own.
+
     Raises `DatabaseUnavailable` after its retries.
     """
-    with tagged():
+    async with tagged():
         report = await asyncio.to_thread(board().sweep, config)
         if report.items:
             rows = [
