@@ -10,11 +10,11 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from flows.handlers.kept import Kept
 
@@ -81,18 +81,22 @@ async def run_program(
     """
     started = time.monotonic()
     with _input(stdin) as given:
-        transport, watch = await asyncio.get_running_loop().subprocess_exec(
-            lambda: _Watch(max_output_bytes),
-            *argv,
-            executable=executable,
-            cwd=cwd,
-            env=env,
-            stdin=given,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
+        transport, watch, cancelled = await _uncut(
+            asyncio.get_running_loop().subprocess_exec(
+                lambda: _Watch(max_output_bytes),
+                *argv,
+                executable=executable,
+                cwd=cwd,
+                env=env,
+                stdin=given,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
         )
     try:
+        if cancelled:
+            raise asyncio.CancelledError
         async with asyncio.timeout(timeout_seconds):
             await watch.exited.wait()
     except TimeoutError:
@@ -110,6 +114,25 @@ def tail_of(text: str) -> str:
     text = text.strip()
     cut = "…" if len(text) > _TAIL_CHARACTERS else ""
     return f"; it last wrote: {cut}{text[-_TAIL_CHARACTERS:]}" if text else ""
+
+
+async def _uncut(
+    start: Coroutine[Any, Any, tuple[asyncio.SubprocessTransport, _Watch]],
+) -> tuple[asyncio.SubprocessTransport, _Watch, bool]:
+    """Waits until the program has started, whatever happens; the last value is whether a cancellation did.
+
+    Cut short, asyncio would kill the program alone, and then wait for ever where a child of it holds a pipe.
+    """
+    starting = asyncio.ensure_future(start)
+    cancelled = False
+    while not starting.done():
+        try:
+            await asyncio.wait({starting})
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled and (fault := starting.exception()) is not None:
+        raise asyncio.CancelledError from fault
+    return *starting.result(), cancelled
 
 
 def _input(text: str | None) -> IO[bytes]:

@@ -234,13 +234,16 @@ async def test_a_task_sets_no_variable_that_changes_what_is_loaded(run, name):
         await run(sh("true", env={name: "/tmp/evil"}))
 
 
-async def test_a_command_sees_the_listed_variables_and_those_of_its_task_and_no_other(run, monkeypatch):
+async def test_a_command_sees_the_listed_variables_those_of_its_task_and_its_attempt_and_no_other(run, monkeypatch):
     monkeypatch.setenv("AGENT_SECRET", "s3cret")
     monkeypatch.setenv("LANG", "C")
     monkeypatch.setenv("TZ", "UTC")
 
     script = "import os; print(sorted(os.environ.items()))"
-    payload = py(script, env={"CHAPTER": "7", "TZ": "Asia/Tokyo", "GIT_AUTHOR_NAME": "Ada", "PYTHONHASHSEED": "0"})
+    payload = py(
+        script,
+        env={"CHAPTER": "7", "TZ": "Asia/Tokyo", "GIT_AUTHOR_NAME": "Ada", "PYTHONHASHSEED": "0", "NEXUS_ATTEMPT": "9"},
+    )
     result = await run(payload, pass_environment=["LANG", "TZ", "NOT_SET_HERE"])
 
     seen = dict(eval(result["stdout"]))
@@ -251,6 +254,9 @@ async def test_a_command_sees_the_listed_variables_and_those_of_its_task_and_no_
         "CHAPTER": "7",
         "GIT_AUTHOR_NAME": "Ada",
         "PYTHONHASHSEED": "0",
+        "NEXUS_TASK_ID": "EP07-T3",
+        "NEXUS_ATTEMPT": "1",
+        "NEXUS_IDEMPOTENCY_KEY": "EP07-T3",
     }
 
 
@@ -360,6 +366,22 @@ async def test_a_cancelled_attempt_leaves_neither_program_nor_grandchild(run, wo
         await working
 
     assert not any(map(is_alive, pids))
+
+
+@pytest.mark.parametrize("steps", range(2, 7))
+async def test_a_cancellation_in_the_middle_of_the_start_leaves_nothing_either(run, workshop, steps):
+    working = asyncio.create_task(run(sh("sleep 300 & echo $! > child; wait")))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    # The loop stands still until the program has a child, so that for asyncio its start is not over yet.
+    deadline = time.monotonic() + 10
+    while not (child := pid_in(workshop / "child")) and time.monotonic() < deadline:
+        time.sleep(0.01)  # noqa: ASYNC251
+    working.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(working, 10)
+    assert not is_alive(child)
 
 
 async def test_a_program_may_tidy_up_before_it_goes(run, workshop):
