@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -107,7 +108,18 @@ def clean_environment(home: Path, **values: str) -> dict[str, str]:
 
 
 def ask(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """Asks Prefect's API as the UI does."""
+    """Asks Prefect's API as the UI does; again where its database was busy, as Prefect's own client does."""
+    for _ in range(20):
+        try:
+            return _ask(url, path, body)
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise
+        time.sleep(0.5)
+    return _ask(url, path, body)
+
+
+def _ask(url: str, path: str, body: dict[str, Any] | None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{url}{path}", data=data, headers={"Content-Type": "application/json"})
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:

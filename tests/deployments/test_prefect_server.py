@@ -173,7 +173,8 @@ def test_a_useless_state_file_is_no_server(home: Path, state: str) -> None:
     board = home / "board"
     board.mkdir()
     (board / "server.json").write_text(state % os.getpid() if "%d" in state else state)
-    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(PortTaken):
+    with socket.socket() as other, pytest.raises(PortTaken):
+        other.bind(("127.0.0.1", 0))
         # It goes as far as looking at the port, and this process, whose pid stands there, lives on.
         OwnServer(settings_of(home, other.getsockname()[1])).enter(lambda _: None, lambda: None)
 
