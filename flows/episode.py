@@ -48,6 +48,7 @@ async def run_episode(
     async with tagged(episode_id=episode_id):
         started_at = await asyncio.to_thread(nexus.now)
         types = runnable_types(nexus.settings)
+        agents = list(dict.fromkeys(agents))
         for agent_id in agents:
             await asyncio.to_thread(nexus.confirm_agent, agent_id, task_types=types)
         lease = lease_seconds or nexus.settings.lease_seconds

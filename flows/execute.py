@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from flows.board import board
-from flows.handlers import find
+from flows.handlers import runnable_types
 from flows.observe import ended_well, run_log, run_ref, tagged
 from flows.runner import Finished, NoHandler, run_attempt
 from nexus import AttemptOutcome, Claim, Task, TaskNexus, TaskStatus
@@ -61,7 +61,7 @@ async def execute_task(task_id: str, agent_id: AgentId = "prefect") -> bool:
         found = await asyncio.to_thread(nexus.get_task_by_id, task_id)
         if found is None:
             raise TaskNotFound(task_id)
-        if find(found.task_type) is None:
+        if found.task_type not in runnable_types(nexus.settings):
             raise NoHandler(task_id, found.task_type)
         execution = _Execution(nexus)
         delays = retry_delays(found)

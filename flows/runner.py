@@ -166,7 +166,9 @@ class _Run:
         if self.ending == "lost" and doing.cancelled():
             return self._finished(AttemptOutcome.LOST, None)
         if timed_out:
-            return await self._failed(TimeoutError(f"took longer than {self.claim.task.timeout_seconds:g} s"))
+            said = None if doing.cancelled() else doing.exception()
+            last = f"; at the end it said: {said}" if said else ""
+            return await self._failed(TimeoutError(f"took longer than {self.claim.task.timeout_seconds:g} s{last}"))
         if doing.cancelled():
             return await self._failed(RuntimeError("the handler cancelled itself"))
         error = doing.exception()

@@ -1,11 +1,14 @@
 """The values that cross the nexus's border: frozen Pydantic models; times aware UTC, durations in seconds."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nexus.states import AttemptOutcome, TaskStatus
 from nexus.values import Id, Ids, Instant, Json, JsonObject, Name, Names, Priority, Seconds, Text
+
+MAX_DELAY_SECONDS: Final = 30 * 86_400.0
+"""No failure asks for a longer wait."""
 
 
 class _Value(BaseModel):
@@ -163,7 +166,7 @@ class Failure(_Value):
     message: Annotated[str, Field(max_length=20_000)]
     error_type: str = "Error"
     retryable: bool = True
-    retry_after_seconds: Annotated[float, Field(ge=0, le=30 * 86_400)] | None = None
+    retry_after_seconds: Annotated[float, Field(ge=0, le=MAX_DELAY_SECONDS)] | None = None
     timed_out: bool = False
 
     @classmethod
@@ -173,11 +176,13 @@ class Failure(_Value):
             return error
         if isinstance(error, BaseException):
             after = getattr(error, "retry_after_seconds", None)
+            # Foreign exceptions may carry anything under that name.
+            sane = isinstance(after, int | float) and 0 <= after <= MAX_DELAY_SECONDS
             return cls(
                 message=clean(str(error) or repr(error)),
                 error_type=type(error).__name__,
                 retryable=bool(getattr(error, "retryable", True)),
-                retry_after_seconds=after if isinstance(after, int | float) else None,
+                retry_after_seconds=after if sane else None,
                 timed_out=isinstance(error, TimeoutError),
             )
         return cls(message=clean(str(error)), error_type="")

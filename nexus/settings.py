@@ -6,9 +6,9 @@ Read from, in this order: arguments, `NEXUS_*` environment (`NEXUS_MONITORING__P
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -38,10 +38,24 @@ class TaskMonitoringConfig(_Section):
     max_per_sweep: int = Field(1000, ge=1, le=100_000, description="Tasks that one pass acts on; the next continues")
 
 
+def _programs(names: tuple[str, ...]) -> tuple[str, ...]:
+    if wrong := [name for name in names if "/" in name and not name.startswith("/")]:
+        raise ValueError(f"{wrong[0]!r} is neither a name nor an absolute path, so it would never match")
+    return names
+
+
+def _hosts(names: tuple[str, ...]) -> tuple[str, ...]:
+    if wrong := [name for name in names if "/" in name or "@" in name]:
+        raise ValueError(f"{wrong[0]!r} is no host name, so it would never match; leave out scheme, user and path")
+    return names
+
+
 class CommandSettings(_Section):
     """The `command` handler. Off until programs are allowed by name."""
 
-    allowed_programs: Names = Field((), description="Names or absolute paths that may be run; empty: none")
+    allowed_programs: Annotated[Names, AfterValidator(_programs)] = Field(
+        (), description="Names or absolute paths that may be run; empty: none"
+    )
     working_directory: Path = Field(Path(), description="Where commands run; a task's own cwd must lie inside")
     pass_environment: Names = Field(
         ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"), description="Variables that a command inherits"
@@ -58,7 +72,7 @@ class CommandSettings(_Section):
 class HttpSettings(_Section):
     """The `http` handler. Off until hosts are allowed by name."""
 
-    allowed_hosts: Names = Field(
+    allowed_hosts: Annotated[Names, AfterValidator(_hosts)] = Field(
         (), description="Host names that may be called; *.example.org for all below, * for any; empty: none"
     )
     max_response_bytes: int = Field(1_048_576, ge=0, le=64 * 2**20, description="A longer answer is cut")

@@ -16,13 +16,10 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
-from nexus.schemas import Task
+from nexus.schemas import MAX_DELAY_SECONDS, Task
 from nexus.settings import NexusSettings
-
-MAX_DELAY_SECONDS: Final = 30 * 86_400.0
-"""The longest delay that a handler can ask for; the nexus keeps none that is longer."""
 
 Handler = Callable[[Task, "TaskContext"], Any | Awaitable[Any]]
 

@@ -6,6 +6,7 @@ Messages and logs show neither headers nor user, password or query of a URL; a s
 
 import asyncio
 import base64
+import logging
 import re
 import ssl
 from functools import cache
@@ -62,6 +63,10 @@ def _check_headers(headers: dict[str, str]) -> dict[str, str]:
         if not _HEADER_VALUE.fullmatch(value):
             raise ValueError(f"the value of {name} holds a line break or what is not ASCII; encode it")
     return headers
+
+
+# httpx logs every URL at INFO, and a URL may hold a key in its query.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 class HttpPayload(Payload):
