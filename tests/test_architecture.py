@@ -14,7 +14,9 @@ CODE = sorted(
     path for floor in ("nexus", "flows", "deployments") for path in (ROOT / floor).rglob("*.py") if path.is_file()
 )
 
-LONGER_THAN_500_LINES: dict[str, str] = {}
+LONGER_THAN_500_LINES = {
+    "nexus/task_nexus.py": "the facade: a short method per public verb, and half of it says what they promise",
+}
 """Files that may be longer than 500 lines, each with its reason."""
 
 PUBLIC = {
@@ -69,7 +71,7 @@ def tool(name: str) -> str:
     [
         ("lint-imports",),
         ("ruff", "check", "--no-cache", "."),
-        ("ruff", "format", "--no-cache", "--check", "."),
+        ("ruff", "format", "--no-cache", "--check", "nexus", "flows", "deployments", "tests"),
         ("mypy",),
     ],
     ids=["imports", "ruff", "format", "mypy"],
@@ -126,14 +128,12 @@ def test_the_names_of_the_nexus_load_on_first_use() -> None:
 
 
 def test_the_nexus_command_starts_without_what_it_does_not_need() -> None:
-    if not (ROOT / "nexus" / "cli.py").exists():
-        pytest.skip("nexus.cli is not there yet")
-    assert loaded_after("nexus.cli") == set()
+    assert loaded_after("nexus.cli.app") == set()
 
 
 def test_every_public_name_of_the_design_is_there() -> None:
     nexus, errors = importlib.import_module("nexus"), importlib.import_module("nexus.errors")
-    assert PUBLIC <= set(nexus.__all__)
+    assert set(nexus.__all__) >= PUBLIC
     assert all(getattr(nexus, name) is not None for name in nexus.__all__)
     assert sorted(nexus.__all__) == dir(nexus)
     for name in ERRORS:
@@ -160,4 +160,4 @@ def test_every_verb_and_module_says_what_it_does() -> None:
 def test_no_file_grows_beyond_reading() -> None:
     lines = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in CODE}
     long = {name: count for name, count in lines.items() if count > 500}
-    assert long.keys() == LONGER_THAN_500_LINES.keys(), long
+    assert long.keys() <= LONGER_THAN_500_LINES.keys(), long
