@@ -208,6 +208,23 @@ def test_filters_by_type_and_episode(nexus: TaskNexus) -> None:
     assert offered(nexus, task_types=["chat", "echo"]) == ["4"]
 
 
+def test_filters_by_tag(nexus: TaskNexus) -> None:
+    nexus.add_tasks(
+        [
+            {"task_id": "1", "tags": ["a", "b"], "task_type": "echo"},
+            {"task_id": "2", "tags": ["b"], "episode_id": "E1"},
+            {"task_id": "3", "tags": ["c"]},
+            {"task_id": "4"},
+        ]
+    )
+    assert offered(nexus, tags=[]) == []
+    assert offered(nexus, tags=["nobody's"]) == []
+    assert offered(nexus, tags=["b"], task_types=["other"]) == []
+    assert offered(nexus, tags=["b"], task_types=["echo"]) == ["1"]
+    assert offered(nexus, tags=["a", "b"], episode_id="E1") == ["2"]
+    assert offered(nexus, tags="c") == ["3"]
+
+
 def test_the_next_task_of_a_type_or_with_a_tag(nexus: TaskNexus) -> None:
     nexus.add_tasks(
         [
