@@ -52,15 +52,19 @@ def waits_longer_than(seconds: sa.BindParameter[float]) -> Clause:
 
 
 def wanted(*, task_types: bool, tags: bool, type_or_tag: bool, episode: bool, task_id: bool) -> list[Clause]:
-    """The caller's own wishes, as far as there are any; the values are bound under these names."""
+    """The caller's own wishes, as far as there are any.
+
+    The values are bound under these names with `p_` before them: SQLAlchemy keeps the names of the columns of an
+    UPDATE (`tags`, say) for itself.
+    """
     clauses: list[Clause] = []
     if task_types:
-        clauses.append(among(tasks.c.task_type, "task_types"))
+        clauses.append(among(tasks.c.task_type, "p_task_types"))
     if tags:
-        clauses.append(overlaps(tasks.c.tags, sa.bindparam("tags", type_=sa.Text())))
+        clauses.append(overlaps(tasks.c.tags, sa.bindparam("p_tags", type_=sa.Text())))
     if type_or_tag:
-        either = sa.bindparam("type_or_tag", type_=sa.Text())
-        clauses.append(sa.or_(among(tasks.c.task_type, "type_or_tag"), overlaps(tasks.c.tags, either)))
+        either = sa.bindparam("p_type_or_tag", type_=sa.Text())
+        clauses.append(sa.or_(among(tasks.c.task_type, "p_type_or_tag"), overlaps(tasks.c.tags, either)))
     if episode:
         clauses.append(tasks.c.episode_id == sa.bindparam("p_episode_id", type_=sa.Text()))
     if task_id:

@@ -147,11 +147,7 @@ def claim(
     locked are skipped, so claims do not wait for one another.
     """
     flags = {name: value is not None for name, value in wishes.items()}
-    bound = {
-        f"p_{name}" if name in ("task_id", "episode_id") else name: value
-        for name, value in wishes.items()
-        if value is not None
-    }
+    bound = {f"p_{name}": value for name, value in wishes.items() if value is not None}
     flags["episode"] = flags.pop("episode_id")
     rows = tx.run(
         _claim(**flags),
