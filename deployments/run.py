@@ -104,7 +104,7 @@ def run(order: Order, say: Say, *, quiet: bool = False) -> tuple[int, "EpisodeRe
             say("It may run python3 (for the command that fails); nothing else is allowed.")
         agents = agents_for(order, board)
         for agent_id in agents:
-            if settings.registration == "open" or order.capabilities:
+            if settings.registration == "open":  # closed: an operator has said who may work, and what they can do
                 nexus.register_agent(agent_id, order.capabilities or None)
         signal.signal(signal.SIGTERM, _as_interrupt)
         with prefect_server(settings, any_port=True, keep=order.keep, say=say) as api:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nexus.cli.output import REFUSED, Actor, Json, emit, open_nexus, say
+from nexus.cli.output import REFUSED, Actor, Json, emit, flat, open_nexus, say
 
 if TYPE_CHECKING:
     from nexus.boards import ImportReport
@@ -48,11 +48,15 @@ def import_boards(
 
 def show(report: "ImportReport") -> None:
     """The account, for people."""
-    for kind, found in (("rejected", report.rejects), ("note", report.warnings)):
-        for one in found[:SHOWN]:
-            say(f"{kind}: {' '.join(str(one).split())}")
+    rejects = [
+        f"rejected: {flat(str(one))}" + (f"  {flat(one.record)[:100]}" if one.record else "") for one in report.rejects
+    ]
+    notes = [f"note: {flat(one)}" for one in report.warnings]
+    for found in (rejects, notes):
+        for line in found[:SHOWN]:
+            say(line)
         if len(found) > SHOWN:
-            say(f"{kind}: {len(found) - SHOWN} more (--json shows all)")
+            say(f"… {len(found) - SHOWN} more of these (--json shows all)")
     would = " (dry run: nothing was written)" if report.dry_run else ""
     counts = ("accepted", "updated", "unchanged", "rejected")
     print(", ".join(f"{getattr(report, name)} {name}" for name in counts) + would)  # noqa: T201

@@ -157,7 +157,9 @@ def test_a_payload_over_the_limit_is_a_reject(nexus: TaskNexus, load: Load) -> N
     assert "bytes" in report.rejects[0].reason
 
 
-def test_a_board_goes_to_one_episode_even_when_it_was_loaded_before(nexus: TaskNexus, load: Load, tmp_path: Path) -> None:
+def test_a_board_goes_to_one_episode_even_when_it_was_loaded_before(
+    nexus: TaskNexus, load: Load, tmp_path: Path
+) -> None:
     load([{"task_id": "a"}, {"task_id": "b", "episode_id": "EP07"}])
     board = nexus.read_board(tmp_path / "board.json").in_episode("run", all_of_them=True)
     assert counts(nexus.import_board(board)) == (0, 2, 0, 0)
