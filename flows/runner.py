@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 from flows.handlers import TaskContext, find
 from flows.handlers.contract import Handler
 from flows.heartbeat import Ending, heartbeat
+from flows.threads import in_thread
 from nexus import AttemptOutcome, Claim, Task, TaskNexus
 from nexus.errors import ClaimLost, DatabaseUnavailable, InvalidTask, NexusError
 
@@ -77,20 +78,33 @@ async def run_attempt(
     if work is None:
         await asyncio.to_thread(nexus.release, claim, f"no handler for {claim.task.task_type}")
         raise NoHandler(claim.task_id, claim.task.task_type)
-    attempt = await asyncio.to_thread(nexus.start, claim, run_ref)
     task = claim.task
+    try:
+        results = await asyncio.to_thread(nexus.results, task.depends_on) if task.depends_on else {}
+        attempt = await in_thread(lambda: nexus.start(claim, run_ref))
+    except asyncio.CancelledError:
+        await hand_back(nexus, claim, "its agent stopped before it began")
+        raise
     context = TaskContext(
         agent_id=claim.agent_id,
         attempt_number=attempt.number,
         idempotency_key=task.work_key,
         settings=nexus.settings,
-        dependency_results=await asyncio.to_thread(nexus.results, task.depends_on) if task.depends_on else {},
+        dependency_results=results,
         previous_error=task.error,
         review_note=task.reason,
         logger=log or logging.getLogger("nexus.handlers"),
     )
     run = _Run(nexus, claim, context, attempt.number, lease_seconds or nexus.settings.lease_seconds, grace_seconds)
     return await run.until_closed(work, executor)
+
+
+async def hand_back(nexus: TaskNexus, claim: Claim, reason: str) -> None:
+    """Release a claim, whatever becomes of us meanwhile; one that is lost already is no error."""
+    try:
+        await asyncio.shield(asyncio.to_thread(nexus.release, claim, reason))
+    except NexusError as error:
+        logging.getLogger("nexus.flows").warning("not handed back: %s", error)
 
 
 class _Run:
@@ -131,7 +145,7 @@ class _Run:
             else:
                 self._stop(doing)
                 await asyncio.wait({doing})
-                await self._hand_back("its agent stopped")
+                await hand_back(self.nexus, self.claim, "its agent stopped")
             raise
 
     def _stop(self, doing: asyncio.Future[Any]) -> None:
@@ -191,12 +205,6 @@ class _Run:
             return self._finished(AttemptOutcome.LOST, None, error)
         outcome = AttemptOutcome.TIMED_OUT if isinstance(error, TimeoutError) else AttemptOutcome.FAILED
         return self._finished(outcome, task, error)
-
-    async def _hand_back(self, reason: str) -> None:
-        try:
-            await asyncio.to_thread(self.nexus.release, self.claim, reason)
-        except NexusError as error:
-            self.context.logger.warning("not handed back: %s", error)
 
     async def _insist(self, write: Callable[[], T]) -> T:
         """Write until it is written or the lease is over: what was done cost somebody money."""

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -18,7 +18,8 @@ from flows.execute import AgentId, raise_unless_completed
 from flows.handlers import runnable_types
 from flows.observe import ATTEMPT_NAME, artifact_key, ended_well, run_log, run_ref, show_markdown, tagged
 from flows.reports import AttemptReport, ShiftReport
-from flows.runner import Finished, run_attempt
+from flows.runner import Finished, hand_back, run_attempt
+from flows.threads import in_thread
 from nexus import Claim, TaskNexus
 from nexus.errors import DatabaseUnavailable, NexusError
 
@@ -28,7 +29,9 @@ Mode = Literal["drain", "wait"]
 MaxTasks = Annotated[int | None, Field(ge=1)]
 Lease = Annotated[float | None, Field(ge=1, le=86_400)]
 
-POLL_SECONDS = 1.0
+NOT_BEGUN: Final = "its agent stopped before it began"
+
+POLL_SECONDS: Final = 1.0
 """How often an agent with free hands looks for work."""
 
 
@@ -134,13 +137,15 @@ class Shift:
         if limit <= 0:
             return []
         try:
-            claims = await asyncio.to_thread(
-                self.nexus.claim,
-                self.agent_id,
-                limit,
-                task_types=self.task_types,
-                episode_id=self.episode_id,
-                lease_seconds=self.lease_seconds,
+            claims = await in_thread(
+                lambda: self.nexus.claim(
+                    self.agent_id,
+                    limit,
+                    task_types=self.task_types,
+                    episode_id=self.episode_id,
+                    lease_seconds=self.lease_seconds,
+                ),
+                undo=self._release_all,
             )
         except DatabaseUnavailable as error:
             run_log().warning("%s Trying again.", error)
@@ -178,15 +183,14 @@ class Shift:
         finally:
             _work.reset(token)
             if not work.taken:
-                await asyncio.shield(asyncio.to_thread(self._release, claim))
+                await hand_back(self.nexus, claim, NOT_BEGUN)
         if work.finished is not None:
             self.done.append(_reported(claim.task_id, work.finished))
 
-    def _release(self, claim: Claim) -> None:
-        try:
-            self.nexus.release(claim, "its agent stopped before it began")
-        except NexusError as error:
-            run_log().warning("not handed back: %s", error)
+    def _release_all(self, claims: list[Claim]) -> None:
+        for claim in claims:
+            with suppress(NexusError):
+                self.nexus.release(claim, NOT_BEGUN)
 
     async def _report(self, started_at: datetime) -> ShiftReport:
         finished_at = await asyncio.to_thread(self.nexus.now)
