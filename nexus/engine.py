@@ -112,22 +112,30 @@ class Database:
 
         Raises `DatabaseUnavailable` when the database cannot be reached or written.
         """
-        return self._run(work, now, read_only=False)
+        return self._run(work, now, begin="BEGIN IMMEDIATE")
 
     def read(self, work: Callable[[Tx], T], *, now: datetime | None = None) -> T:
         """Run `work` on one consistent view; it must not write."""
-        return self._run(work, now, read_only=True)
+        return self._run(work, now, begin="BEGIN")
 
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
 
-    def _run(self, work: Callable[[Tx], T], moment: datetime | None, *, read_only: bool) -> T:
+    def write_ahead(self) -> None:
+        """WAL: readers and SQLite's one writer do not wait for each other. Kept in the file, so mostly a look."""
+
+        def switch(tx: Tx) -> None:
+            if tx.plain(sa.text("PRAGMA journal_mode")).scalar() not in ("wal", "memory"):
+                tx.plain(sa.text("PRAGMA journal_mode = WAL"))
+
+        self._run(switch, None, begin=None)  # not possible inside a transaction
+
+    def _run(self, work: Callable[[Tx], T], moment: datetime | None, *, begin: str | None) -> T:
         for attempt in range(1, TRIES + 1):
             try:
                 with self._one_at_a_time, self.engine.connect() as connection:
-                    if read_only:
-                        connection = connection.execution_options(nexus_read_only=True)
+                    connection = connection.execution_options(nexus_begin=begin)
                     with connection.begin():
                         return work(Tx(connection, moment or (self._clock() if self._clock else None)))
             except Again:
@@ -184,5 +192,5 @@ def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        read_only = connection.get_execution_options().get("nexus_read_only", False)
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        if begin := connection.get_execution_options().get("nexus_begin", "BEGIN"):
+            connection.exec_driver_sql(begin)

@@ -57,35 +57,21 @@ def ensure(database: Database, *, may_upgrade: bool = True) -> None:
     Raises `SchemaTooNew` for a database from a newer version, `SchemaOutdated` for an older one that may not
     be upgraded here, `NotANexusDatabase` for a foreign one.
     """
-    if database.is_sqlite:
-        _write_ahead(database)
     version = current(database)
-    if version == versions()[-1]:
-        return
     if version is not None and version not in versions():
         raise SchemaTooNew(
             f"{database.name} has schema version {version}, this program knows up to {versions()[-1]}; "
             "it was not touched. Upgrade nexus-flows."
         )
-    if version is not None and not may_upgrade:
+    if version not in (None, versions()[-1]) and not may_upgrade:
         raise SchemaOutdated(
             f"{database.name} has schema version {version}, this program needs {versions()[-1]}; "
             "run `nexus db upgrade`."
         )
-    database.write(_upgrade)
-
-
-def _write_ahead(database: Database) -> None:
-    """WAL: readers and the one writer do not wait for each other. Kept in the file, so mostly a look."""
-
-    def look(tx: Tx) -> str:
-        return str(tx.plain(sa.text("PRAGMA journal_mode")).scalar())
-
-    if database.read(look) not in ("wal", "memory"):
-        with database.engine.connect() as connection:
-            dbapi = connection.connection.dbapi_connection
-            assert dbapi is not None
-            dbapi.execute("PRAGMA journal_mode = WAL")  # not possible inside a transaction
+    if database.is_sqlite:
+        database.write_ahead()  # only now: what is not ours is not touched
+    if version != versions()[-1]:
+        database.write(_upgrade)
 
 
 def _upgrade(tx: Tx) -> None:

@@ -171,14 +171,29 @@ class TestOpening:
 
 
 class TestForeignFiles:
-    def test_another_programs_sqlite_file_is_refused(self, tmp_path: Path) -> None:
+    def test_another_programs_sqlite_file_is_refused_and_untouched(self, tmp_path: Path) -> None:
         path = tmp_path / "theirs.db"
         connection = sqlite3.connect(path)
         connection.execute("CREATE TABLE customers (name text)")
         connection.commit()
         connection.close()
+        before = path.read_bytes()
         with pytest.raises(NotANexusDatabase, match="customers"):
             TaskNexus(f"sqlite:///{path}", settings=SETTINGS)
+        assert path.read_bytes() == before
+        assert [one.name for one in tmp_path.iterdir()] == ["theirs.db"]
+
+    def test_a_newer_file_is_untouched(self, sqlite_url: str, tmp_path: Path) -> None:
+        path = Path(sqlite_url.removeprefix("sqlite:///"))
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE nexus_schema_version SET version_num = '9999'")
+            connection.commit()
+            connection.execute("PRAGMA journal_mode = DELETE")
+        connection.close()
+        before = path.read_bytes()
+        with pytest.raises(SchemaTooNew):
+            TaskNexus(sqlite_url, settings=SETTINGS)
+        assert path.read_bytes() == before
 
     def test_a_file_that_is_no_database_is_refused_and_untouched(self, tmp_path: Path) -> None:
         path = tmp_path / "letter.txt"
@@ -220,6 +235,10 @@ class TestWhatCannotBeOpened:
         with pytest.raises(DatabaseUnavailable, match="is read-only: give write permission"):
             nexus.add_task({})
         nexus.close()
+
+    def test_an_empty_file_that_may_only_be_read(self, tmp_path: Path) -> None:
+        (tmp_path / "new.db").touch()
+        assert "readonly" in self.refused(f"sqlite:///file:{tmp_path / 'new.db'}?mode=ro&uri=true")
 
     @pytest.mark.parametrize(
         "url",
