@@ -54,8 +54,8 @@ def _current(tx: Tx) -> str | None:
 def ensure(database: Database, *, may_upgrade: bool = True) -> None:
     """Bring the schema up to date.
 
-    Raises `SchemaTooNew` for a database from a newer version, `SchemaOutdated` for an older one that may not
-    be upgraded here, `NotANexusDatabase` for a foreign one.
+    Raises `SchemaTooNew` for a database from a newer version, `SchemaOutdated` for an older or empty one that
+    may not be upgraded here, `NotANexusDatabase` for a foreign one.
     """
     version = current(database)
     if version is not None and version not in versions():
@@ -63,10 +63,10 @@ def ensure(database: Database, *, may_upgrade: bool = True) -> None:
             f"{database.name} has schema version {version}, this program knows up to {versions()[-1]}; "
             "it was not touched. Upgrade nexus-flows."
         )
-    if version not in (None, versions()[-1]) and not may_upgrade:
+    if version != versions()[-1] and not may_upgrade:
+        has = f"schema version {version}" if version else "no tables of the nexus yet"
         raise SchemaOutdated(
-            f"{database.name} has schema version {version}, this program needs {versions()[-1]}; "
-            "run `nexus db upgrade`."
+            f"{database.name} has {has}, this program needs schema version {versions()[-1]}; run `nexus db upgrade`."
         )
     if database.is_sqlite:
         database.write_ahead()  # only now: what is not ours is not touched

@@ -124,11 +124,21 @@ class TestOpening:
         self, postgres_url: str, open_board: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(schema, "versions", lambda: ("0001", "0002"))
-        with pytest.raises(SchemaOutdated, match=r"schema version 0001, this program needs 0002.*nexus db upgrade"):
+        with pytest.raises(
+            SchemaOutdated, match=r"schema version 0001, this program needs schema version 0002.*nexus db upgrade"
+        ):
             open_board(postgres_url, auto_upgrade=False)
 
     def test_a_current_database_opens_where_another_role_migrates(self, postgres_url: str, open_board: Any) -> None:
         assert open_board(postgres_url, auto_upgrade=False).stats() == {}
+
+    def test_an_empty_database_is_refused_where_another_role_migrates(
+        self, make_postgres: Any, open_board: Any
+    ) -> None:
+        url = make_postgres("empty")
+        with pytest.raises(SchemaOutdated, match=r"has no tables of the nexus yet.*nexus db upgrade"):
+            open_board(url, auto_upgrade=False)
+        assert schema.current(Database(url)) is None
 
     def test_a_fresh_postgresql_is_migrated(self, make_postgres: Any, open_board: Any) -> None:
         url = make_postgres("fresh")
