@@ -71,6 +71,8 @@ def parse_url(text: str) -> URL:
     """The URL with its driver; `DatabaseUnavailable` for anything but SQLite and PostgreSQL."""
     try:
         url = make_url(text)
+        if "\x00" in text:
+            raise ValueError
     except (exc.ArgumentError, ValueError):
         raise DatabaseUnavailable(
             "The database URL cannot be read; write sqlite:///path/to/file.db or "
@@ -154,7 +156,8 @@ class Database:
             return NotANexusDatabase(
                 f"{self.name} is not an SQLite database; nothing was written to it. Choose another file."
             )
-        if isinstance(error, exc.OperationalError | exc.InterfaceError) or error.connection_invalidated:
+        connecting = error.statement is None
+        if isinstance(error, exc.OperationalError | exc.InterfaceError) or error.connection_invalidated or connecting:
             return DatabaseUnavailable(f"{self.name}: {text}. {_advice(text)}".rstrip())
         return error
 

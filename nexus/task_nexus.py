@@ -51,9 +51,9 @@ class TaskNexus:
         self, url: str | None = None, *, settings: NexusSettings | None = None, clock: Clock | None = None
     ) -> None:
         self.settings = settings or NexusSettings.load()
-        if not (url or self.settings.database_url):
-            self.settings.home.mkdir(parents=True, exist_ok=True)
-        self._database = Database(url or self.settings.url, clock=clock, synchronous=self.settings.sqlite_synchronous)
+        self._database = Database(
+            self.settings.location(url), clock=clock, synchronous=self.settings.sqlite_synchronous
+        )
         schema.ensure(self._database, may_upgrade=self._database.is_sqlite or self.settings.auto_upgrade)
 
     def __enter__(self) -> Self:

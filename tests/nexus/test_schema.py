@@ -266,6 +266,17 @@ class TestWhatCannotBeOpened:
     def test_a_server_that_does_not_exist(self) -> None:
         assert "nowhere.invalid" in self.refused("postgresql://Ada:hunter2@nowhere.invalid/board")
 
+    def test_an_option_that_the_driver_does_not_know(self) -> None:
+        assert 'invalid connection option "colour"' in self.refused(
+            "postgresql://Ada:hunter2@127.0.0.1:1/board?colour=blue"
+        )
+
+    def test_a_home_that_cannot_be_made(self) -> None:
+        Path("taken").write_text("not a folder", encoding="utf-8")
+        for home in ("taken", "taken/deeper"):
+            with pytest.raises(DatabaseUnavailable, match=f"{home}.*NEXUS_HOME"):
+                TaskNexus(settings=NexusSettings(home=home))
+
     def test_a_database_that_does_not_exist(self, postgres_server: str) -> None:
         url = sa.make_url(postgres_server).set(database="no_such_board")
         assert "does not exist" in self.refused(url.render_as_string(hide_password=False))
@@ -275,6 +286,7 @@ class TestWhatCannotBeOpened:
         [
             "board.db",
             "://",
+            "sqlite:///a\x00b.db",
             "postgresql://Ada:hunter2@localhost:port/board",
             "mysql://Ada:hunter2@localhost/board",
             "postgresql+psycopg2://Ada:hunter2@localhost/board",
