@@ -87,6 +87,12 @@ def parse_url(text: str) -> URL:
     return url
 
 
+def shown(url: URL) -> str:
+    """The URL without its passwords, for messages: it may stand before the host, or in the query."""
+    hidden = {key: "hidden" for key in url.query if "password" in key.lower()}
+    return url.update_query_dict(hidden).render_as_string(hide_password=True)
+
+
 class Database:
     """An engine for one URL, and the transactions on it. Safe to share among threads."""
 
@@ -107,7 +113,7 @@ class Database:
     @property
     def name(self) -> str:
         """The URL without its password, for messages."""
-        return self.url.render_as_string(hide_password=True)
+        return shown(self.url)
 
     def write(self, work: Callable[[Tx], T], *, now: datetime | None = None) -> T:
         """Run `work` in one transaction: all of it, or nothing. Transient faults run it again.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from nexus.engine import Database, Tx
+from nexus.engine import Database, Tx, shown
 from nexus.errors import NotANexusDatabase, SchemaOutdated, SchemaTooNew
 from nexus.tables import SCHEMA_VERSION_TABLE
 
@@ -37,7 +37,7 @@ def _current(tx: Tx) -> str | None:
     if SCHEMA_VERSION_TABLE in names:
         version = tx.plain(sa.text(f"SELECT version_num FROM {SCHEMA_VERSION_TABLE}")).scalar()  # noqa: S608 - a constant
         return str(version) if version is not None else None
-    database = tx.connection.engine.url.render_as_string(hide_password=True)
+    database = shown(tx.connection.engine.url)
     if tx.connection.dialect.name == "sqlite" and names:
         raise NotANexusDatabase(
             f"{database} holds tables that are not the nexus's ({', '.join(sorted(names)[:3])} …); "
