@@ -398,11 +398,13 @@ class TaskNexus:
 
     def approve(self, task_id: str, reviewer: str, note: str | None = None) -> Task:
         """The reviewer agrees: completed. Raises `IllegalTransition` also for the agent who did it."""
-        return self._decide(lambda tx: transitions.approve(tx, task_id, reviewer, _text(note)))
+        name = _id(reviewer, "reviewer")
+        return self._decide(lambda tx: transitions.approve(tx, task_id, name, _text(note)))
 
     def reject(self, task_id: str, reviewer: str, note: str) -> Task:
         """The reviewer does not agree: pending again, the note goes to the next attempt. As `approve`."""
-        return self._decide(lambda tx: transitions.reject(tx, task_id, reviewer, _text(note) or ""))
+        name = _id(reviewer, "reviewer")
+        return self._decide(lambda tx: transitions.reject(tx, task_id, name, _text(note) or ""))
 
     # -- agents ---------------------------------------------------------------------------------------------
 

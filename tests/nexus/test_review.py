@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from nexus import Claim, TaskNexus
-from nexus.errors import IllegalTransition
+from nexus.errors import IllegalTransition, InvalidTask
 
 
 @pytest.fixture
@@ -53,6 +53,23 @@ def test_nobody_reviews_their_own_work(nexus: TaskNexus, in_review: Claim, every
     with pytest.raises(IllegalTransition, match="Ada did it; somebody else has to review it"):
         getattr(nexus, verb)("T1", "Ada", "mine is good")
     assert everything() == before
+
+
+@pytest.mark.parametrize("verb", ["approve", "reject"])
+@pytest.mark.parametrize("name", [" Ada", "Ada ", "\tAda\n"])
+def test_blanks_around_a_name_make_no_second_reviewer(
+    nexus: TaskNexus, in_review: Claim, everything: Any, verb: str, name: str
+) -> None:
+    before = everything()
+    with pytest.raises(IllegalTransition, match="Ada did it"):
+        getattr(nexus, verb)("T1", name, "mine is good")
+    assert everything() == before
+
+
+@pytest.mark.parametrize("nobody", ["", "  ", "a\x00b"])
+def test_a_reviewer_has_a_name(nexus: TaskNexus, in_review: Claim, nobody: str) -> None:
+    with pytest.raises(InvalidTask, match="reviewer"):
+        nexus.approve("T1", nobody)
 
 
 def test_who_did_it_the_first_time_may_review_the_second(nexus: TaskNexus, in_review: Claim, at_work: Any) -> None:
