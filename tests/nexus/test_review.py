@@ -47,6 +47,15 @@ def test_a_rejection_carries_its_note_to_the_next_attempt(nexus: TaskNexus, in_r
     assert (task.status, task.result, task.reason) == ("in_review", "second draft", None)
 
 
+def test_a_rejected_result_is_not_the_tasks_result(nexus: TaskNexus, in_review: Claim, at_work: Any) -> None:
+    task = nexus.reject("T1", "Rita", "no")
+    assert task.result is None
+    assert nexus.results(["T1"]) == {"T1": None}
+    assert nexus.attempts("T1")[0].result == "draft", "it is kept with the attempt that made it"
+    nexus.cancel("T1")
+    assert nexus.get_task_by_id("T1").result is None
+
+
 @pytest.mark.parametrize("verb", ["approve", "reject"])
 def test_nobody_reviews_their_own_work(nexus: TaskNexus, in_review: Claim, everything: Any, verb: str) -> None:
     before = everything()
