@@ -249,6 +249,12 @@ def test_what_cannot_be_a_task_is_refused_in_one_line(
     assert everything() == before
 
 
+def test_a_refusal_is_short_however_long_the_id(nexus: TaskNexus) -> None:
+    with pytest.raises(InvalidTask) as refused:
+        nexus.add_task({"task_id": "x" * 1_000_000})
+    assert len(str(refused.value)) < 300
+
+
 @pytest.mark.parametrize("not_a_task", [None, 7, "T1", ["task_id", "T1"], NewTask])
 def test_what_is_no_mapping_is_no_task(nexus: TaskNexus, not_a_task: Any) -> None:
     with pytest.raises(InvalidTask, match="a NewTask or a mapping"):
