@@ -71,6 +71,8 @@ def parse_url(text: str) -> URL:
     """The URL with its driver; `DatabaseUnavailable` for anything but SQLite and PostgreSQL."""
     try:
         url = make_url(text)
+        if "\x00" in text:
+            raise ValueError
     except (exc.ArgumentError, ValueError):
         raise DatabaseUnavailable(
             "The database URL cannot be read; write sqlite:///path/to/file.db or "
@@ -83,6 +85,12 @@ def parse_url(text: str) -> URL:
             f"{url.drivername} is no database that the nexus runs on; use sqlite:///… or postgresql+psycopg://…"
         )
     return url
+
+
+def shown(url: URL) -> str:
+    """The URL without its passwords, for messages: it may stand before the host, or in the query."""
+    hidden = {key: "hidden" for key in url.query if "password" in key.lower()}
+    return url.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 class Database:
@@ -105,29 +113,37 @@ class Database:
     @property
     def name(self) -> str:
         """The URL without its password, for messages."""
-        return self.url.render_as_string(hide_password=True)
+        return shown(self.url)
 
     def write(self, work: Callable[[Tx], T], *, now: datetime | None = None) -> T:
         """Run `work` in one transaction: all of it, or nothing. Transient faults run it again.
 
         Raises `DatabaseUnavailable` when the database cannot be reached or written.
         """
-        return self._run(work, now, read_only=False)
+        return self._run(work, now, begin="BEGIN IMMEDIATE")
 
     def read(self, work: Callable[[Tx], T], *, now: datetime | None = None) -> T:
         """Run `work` on one consistent view; it must not write."""
-        return self._run(work, now, read_only=True)
+        return self._run(work, now, begin="BEGIN")
 
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
 
-    def _run(self, work: Callable[[Tx], T], moment: datetime | None, *, read_only: bool) -> T:
+    def write_ahead(self) -> None:
+        """WAL: readers and SQLite's one writer do not wait for each other. Kept in the file, so mostly a look."""
+
+        def switch(tx: Tx) -> None:
+            if tx.plain(sa.text("PRAGMA journal_mode")).scalar() not in ("wal", "memory"):
+                tx.plain(sa.text("PRAGMA journal_mode = WAL"))
+
+        self._run(switch, None, begin=None)  # not possible inside a transaction
+
+    def _run(self, work: Callable[[Tx], T], moment: datetime | None, *, begin: str | None) -> T:
         for attempt in range(1, TRIES + 1):
             try:
                 with self._one_at_a_time, self.engine.connect() as connection:
-                    if read_only:
-                        connection = connection.execution_options(nexus_read_only=True)
+                    connection = connection.execution_options(nexus_begin=begin)
                     with connection.begin():
                         return work(Tx(connection, moment or (self._clock() if self._clock else None)))
             except Again:
@@ -146,7 +162,8 @@ class Database:
             return NotANexusDatabase(
                 f"{self.name} is not an SQLite database; nothing was written to it. Choose another file."
             )
-        if isinstance(error, exc.OperationalError | exc.InterfaceError) or error.connection_invalidated:
+        connecting = error.statement is None
+        if isinstance(error, exc.OperationalError | exc.InterfaceError) or error.connection_invalidated or connecting:
             return DatabaseUnavailable(f"{self.name}: {text}. {_advice(text)}".rstrip())
         return error
 
@@ -184,5 +201,5 @@ def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        read_only = connection.get_execution_options().get("nexus_read_only", False)
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        if begin := connection.get_execution_options().get("nexus_begin", "BEGIN"):
+            connection.exec_driver_sql(begin)

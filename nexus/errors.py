@@ -114,7 +114,7 @@ class NotANexusDatabase(NexusError):
 
 
 class SchemaOutdated(NexusError):
-    """The database was made by an older version, and upgrading on open is switched off."""
+    """The database is empty or was made by an older version, and upgrading on open is switched off."""
 
 
 class SchemaTooNew(NexusError):

@@ -24,18 +24,26 @@ def parse(task: NewTask | Mapping[str, Any], max_bytes: int) -> NewTask:
     if isinstance(task, NewTask):
         new = task
     elif isinstance(task, Mapping):
-        name = task.get("task_id") or "(without id)"
+        name = _named(task.get("task_id"))
         try:
             new = NewTask.model_validate(dict(task))
         except ValidationError as error:
-            raise InvalidTask(f"task {name}: {faults(error)}") from None
+            raise InvalidTask(f"{name}: {faults(error)}") from None
         except RecursionError:
-            raise InvalidTask(f"task {name}: is nested too deep; flatten it") from None
+            raise InvalidTask(f"{name}: is nested too deep; flatten it") from None
     else:
         raise InvalidTask(f"a task is a NewTask or a mapping, not {type(task).__name__}")
     for name in ("payload", "extra"):
-        check_size(f"task {new.task_id or '(without id)'}: {name}", getattr(new, name), max_bytes)
+        check_size(f"{_named(new.task_id)}: {name}", getattr(new, name), max_bytes)
     return new
+
+
+def _named(task_id: Any) -> str:
+    """The task in a message of one line, whatever somebody gave as its id."""
+    if not task_id:
+        return "task (without id)"
+    text = str(task_id)[:80]
+    return f"task {text if text.isprintable() else repr(text)}"
 
 
 def faults(error: ValidationError) -> str:

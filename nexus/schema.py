@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from nexus.engine import Database, Tx
+from nexus.engine import Database, Tx, shown
 from nexus.errors import NotANexusDatabase, SchemaOutdated, SchemaTooNew
 from nexus.tables import SCHEMA_VERSION_TABLE
 
@@ -37,7 +37,7 @@ def _current(tx: Tx) -> str | None:
     if SCHEMA_VERSION_TABLE in names:
         version = tx.plain(sa.text(f"SELECT version_num FROM {SCHEMA_VERSION_TABLE}")).scalar()  # noqa: S608 - a constant
         return str(version) if version is not None else None
-    database = tx.connection.engine.url.render_as_string(hide_password=True)
+    database = shown(tx.connection.engine.url)
     if tx.connection.dialect.name == "sqlite" and names:
         raise NotANexusDatabase(
             f"{database} holds tables that are not the nexus's ({', '.join(sorted(names)[:3])} …); "
@@ -54,38 +54,24 @@ def _current(tx: Tx) -> str | None:
 def ensure(database: Database, *, may_upgrade: bool = True) -> None:
     """Bring the schema up to date.
 
-    Raises `SchemaTooNew` for a database from a newer version, `SchemaOutdated` for an older one that may not
-    be upgraded here, `NotANexusDatabase` for a foreign one.
+    Raises `SchemaTooNew` for a database from a newer version, `SchemaOutdated` for an older or empty one that
+    may not be upgraded here, `NotANexusDatabase` for a foreign one.
     """
-    if database.is_sqlite:
-        _write_ahead(database)
     version = current(database)
-    if version == versions()[-1]:
-        return
     if version is not None and version not in versions():
         raise SchemaTooNew(
             f"{database.name} has schema version {version}, this program knows up to {versions()[-1]}; "
             "it was not touched. Upgrade nexus-flows."
         )
-    if version is not None and not may_upgrade:
+    if version != versions()[-1] and not may_upgrade:
+        has = f"schema version {version}" if version else "no tables of the nexus yet"
         raise SchemaOutdated(
-            f"{database.name} has schema version {version}, this program needs {versions()[-1]}; "
-            "run `nexus db upgrade`."
+            f"{database.name} has {has}, this program needs schema version {versions()[-1]}; run `nexus db upgrade`."
         )
-    database.write(_upgrade)
-
-
-def _write_ahead(database: Database) -> None:
-    """WAL: readers and the one writer do not wait for each other. Kept in the file, so mostly a look."""
-
-    def look(tx: Tx) -> str:
-        return str(tx.plain(sa.text("PRAGMA journal_mode")).scalar())
-
-    if database.read(look) not in ("wal", "memory"):
-        with database.engine.connect() as connection:
-            dbapi = connection.connection.dbapi_connection
-            assert dbapi is not None
-            dbapi.execute("PRAGMA journal_mode = WAL")  # not possible inside a transaction
+    if database.is_sqlite:
+        database.write_ahead()  # only now: what is not ours is not touched
+    if version != versions()[-1]:
+        database.write(_upgrade)
 
 
 def _upgrade(tx: Tx) -> None:

@@ -67,8 +67,12 @@ class NewTask(_Value):
                 f"status: a new task is pending, not {data['status']!r}; leave status out, "
                 "or use `nexus import` for a board whose tasks have a history"
             )
-        if unknown:
-            known["extra"] = {**unknown, **(known.get("extra") or {})}
+        extra = known.get("extra")
+        if unknown and (extra is None or isinstance(extra, dict)):
+            for key in unknown.keys() & (extra or {}).keys():
+                if unknown[key] != (extra or {})[key]:
+                    raise ValueError(f"extra: {key!r} is given twice, with different values; leave one out")
+            known["extra"] = {**unknown, **(extra or {})}
         return known
 
 

@@ -17,7 +17,7 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError
 
-from nexus.errors import InvalidSettings
+from nexus.errors import DatabaseUnavailable, InvalidSettings
 from nexus.schemas import RetryPolicy
 from nexus.values import Id, Names, Seconds
 
@@ -125,6 +125,21 @@ class NexusSettings(BaseSettings):
     def url(self) -> str:
         """The database's URL; the embedded file's where none is set."""
         return self.database_url or f"sqlite:///{self.home / 'nexus.db'}"
+
+    def location(self, url: str | None = None) -> str:
+        """The URL to open: `url`, or the settings' own; the home is made where the database lies in it.
+
+        Raises `DatabaseUnavailable`.
+        """
+        if not (url or self.database_url):
+            try:
+                self.home.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise DatabaseUnavailable(
+                    f"{self.home} cannot be made: {error.strerror}. Choose another folder with NEXUS_HOME, "
+                    "or another database with NEXUS_DATABASE_URL."
+                ) from error
+        return url or self.url
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:

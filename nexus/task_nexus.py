@@ -51,9 +51,9 @@ class TaskNexus:
         self, url: str | None = None, *, settings: NexusSettings | None = None, clock: Clock | None = None
     ) -> None:
         self.settings = settings or NexusSettings.load()
-        if not (url or self.settings.database_url):
-            self.settings.home.mkdir(parents=True, exist_ok=True)
-        self._database = Database(url or self.settings.url, clock=clock, synchronous=self.settings.sqlite_synchronous)
+        self._database = Database(
+            self.settings.location(url), clock=clock, synchronous=self.settings.sqlite_synchronous
+        )
         schema.ensure(self._database, may_upgrade=self._database.is_sqlite or self.settings.auto_upgrade)
 
     def __enter__(self) -> Self:
@@ -398,11 +398,13 @@ class TaskNexus:
 
     def approve(self, task_id: str, reviewer: str, note: str | None = None) -> Task:
         """The reviewer agrees: completed. Raises `IllegalTransition` also for the agent who did it."""
-        return self._decide(lambda tx: transitions.approve(tx, task_id, reviewer, _text(note)))
+        name = _id(reviewer, "reviewer")
+        return self._decide(lambda tx: transitions.approve(tx, task_id, name, _text(note)))
 
     def reject(self, task_id: str, reviewer: str, note: str) -> Task:
         """The reviewer does not agree: pending again, the note goes to the next attempt. As `approve`."""
-        return self._decide(lambda tx: transitions.reject(tx, task_id, reviewer, _text(note) or ""))
+        name = _id(reviewer, "reviewer")
+        return self._decide(lambda tx: transitions.reject(tx, task_id, name, _text(note) or ""))
 
     # -- agents ---------------------------------------------------------------------------------------------
 

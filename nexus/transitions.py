@@ -354,8 +354,8 @@ def approve(tx: Tx, task_id: str, reviewer: str, note: str | None) -> Row:
 
 
 def reject(tx: Tx, task_id: str, reviewer: str, note: str) -> Row:
-    """The reviewer does not: pending again, and the note goes to the next attempt."""
-    return _reviewed(tx, Verb.REJECT, task_id, reviewer, {**_WAITING, "reason": note}, note)
+    """The reviewer does not: pending again, and the note goes to the next attempt; the result stays with its own."""
+    return _reviewed(tx, Verb.REJECT, task_id, reviewer, {**_WAITING, "reason": note, "result": sa.null()}, note)
 
 
 def _reviewed(tx: Tx, verb: Verb, task_id: str, reviewer: str, values: dict[str, Any], note: str | None) -> Row:

@@ -22,9 +22,7 @@ def upgrade(
 
     settings = NexusSettings.load()
     given = url or (context.find_root().obj or {}).get("database")
-    if not (given or settings.database_url):
-        settings.home.mkdir(parents=True, exist_ok=True)
-    database = Database(given or settings.url, synchronous=settings.sqlite_synchronous)
+    database = Database(settings.location(given), synchronous=settings.sqlite_synchronous)
     try:
         before = schema.current(database)
         schema.ensure(database)

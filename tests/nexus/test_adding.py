@@ -61,6 +61,19 @@ def test_fields_that_nobody_knows_are_kept(nexus: TaskNexus) -> None:
     assert nexus.get_task_by_id("T1").extra == {"colour": "blue", "nested": {"a": [1]}, "size": 3}
 
 
+@pytest.mark.parametrize("extra", [[1], "text", 7, True])
+def test_extra_is_an_object(nexus: TaskNexus, extra: Any) -> None:
+    for task in ({"extra": extra}, {"extra": extra, "colour": "blue"}):
+        with pytest.raises(InvalidTask, match="extra"):
+            nexus.add_task(task)
+
+
+def test_a_field_that_is_in_both_places_is_lost_in_neither(nexus: TaskNexus) -> None:
+    with pytest.raises(InvalidTask, match="extra: 'colour' is given twice"):
+        nexus.add_task({"colour": "blue", "extra": {"colour": "red"}})
+    assert nexus.add_task({"colour": "blue", "extra": {"colour": "blue"}}).extra == {"colour": "blue"}
+
+
 def test_what_only_the_nexus_decides_cannot_be_brought_along(nexus: TaskNexus) -> None:
     brought = {"claim_no": 9, "claimed_by": "Eve", "result": "done", "attempt_count": 4}
     task = nexus.add_task({"task_id": "T1", **brought})
@@ -234,6 +247,12 @@ def test_what_cannot_be_a_task_is_refused_in_one_line(
         nexus.add_task(fields)
     assert "\n" not in str(refused.value)
     assert everything() == before
+
+
+def test_a_refusal_is_short_however_long_the_id(nexus: TaskNexus) -> None:
+    with pytest.raises(InvalidTask) as refused:
+        nexus.add_task({"task_id": "x" * 1_000_000})
+    assert len(str(refused.value)) < 300
 
 
 @pytest.mark.parametrize("not_a_task", [None, 7, "T1", ["task_id", "T1"], NewTask])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from nexus import Claim, TaskNexus
-from nexus.errors import IllegalTransition
+from nexus.errors import IllegalTransition, InvalidTask
 
 
 @pytest.fixture
@@ -47,12 +47,38 @@ def test_a_rejection_carries_its_note_to_the_next_attempt(nexus: TaskNexus, in_r
     assert (task.status, task.result, task.reason) == ("in_review", "second draft", None)
 
 
+def test_a_rejected_result_is_not_the_tasks_result(nexus: TaskNexus, in_review: Claim, at_work: Any) -> None:
+    task = nexus.reject("T1", "Rita", "no")
+    assert task.result is None
+    assert nexus.results(["T1"]) == {"T1": None}
+    assert nexus.attempts("T1")[0].result == "draft", "it is kept with the attempt that made it"
+    nexus.cancel("T1")
+    assert nexus.get_task_by_id("T1").result is None
+
+
 @pytest.mark.parametrize("verb", ["approve", "reject"])
 def test_nobody_reviews_their_own_work(nexus: TaskNexus, in_review: Claim, everything: Any, verb: str) -> None:
     before = everything()
     with pytest.raises(IllegalTransition, match="Ada did it; somebody else has to review it"):
         getattr(nexus, verb)("T1", "Ada", "mine is good")
     assert everything() == before
+
+
+@pytest.mark.parametrize("verb", ["approve", "reject"])
+@pytest.mark.parametrize("name", [" Ada", "Ada ", "\tAda\n"])
+def test_blanks_around_a_name_make_no_second_reviewer(
+    nexus: TaskNexus, in_review: Claim, everything: Any, verb: str, name: str
+) -> None:
+    before = everything()
+    with pytest.raises(IllegalTransition, match="Ada did it"):
+        getattr(nexus, verb)("T1", name, "mine is good")
+    assert everything() == before
+
+
+@pytest.mark.parametrize("nobody", ["", "  ", "a\x00b"])
+def test_a_reviewer_has_a_name(nexus: TaskNexus, in_review: Claim, nobody: str) -> None:
+    with pytest.raises(InvalidTask, match="reviewer"):
+        nexus.approve("T1", nobody)
 
 
 def test_who_did_it_the_first_time_may_review_the_second(nexus: TaskNexus, in_review: Claim, at_work: Any) -> None:

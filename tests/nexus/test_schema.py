@@ -124,11 +124,19 @@ class TestOpening:
         self, postgres_url: str, open_board: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(schema, "versions", lambda: ("0001", "0002"))
-        with pytest.raises(SchemaOutdated, match=r"schema version 0001, this program needs 0002.*nexus db upgrade"):
+        with pytest.raises(SchemaOutdated, match="has schema version 0001, this program needs schema version 0002"):
             open_board(postgres_url, auto_upgrade=False)
 
     def test_a_current_database_opens_where_another_role_migrates(self, postgres_url: str, open_board: Any) -> None:
         assert open_board(postgres_url, auto_upgrade=False).stats() == {}
+
+    def test_an_empty_database_is_refused_where_another_role_migrates(
+        self, make_postgres: Any, open_board: Any
+    ) -> None:
+        url = make_postgres("empty")
+        with pytest.raises(SchemaOutdated, match=r"has no tables of the nexus yet.*nexus db upgrade"):
+            open_board(url, auto_upgrade=False)
+        assert schema.current(Database(url)) is None
 
     def test_a_fresh_postgresql_is_migrated(self, make_postgres: Any, open_board: Any) -> None:
         url = make_postgres("fresh")
@@ -171,14 +179,29 @@ class TestOpening:
 
 
 class TestForeignFiles:
-    def test_another_programs_sqlite_file_is_refused(self, tmp_path: Path) -> None:
+    def test_another_programs_sqlite_file_is_refused_and_untouched(self, tmp_path: Path) -> None:
         path = tmp_path / "theirs.db"
         connection = sqlite3.connect(path)
         connection.execute("CREATE TABLE customers (name text)")
         connection.commit()
         connection.close()
+        before = path.read_bytes()
         with pytest.raises(NotANexusDatabase, match="customers"):
             TaskNexus(f"sqlite:///{path}", settings=SETTINGS)
+        assert path.read_bytes() == before
+        assert [one.name for one in tmp_path.iterdir()] == ["theirs.db"]
+
+    def test_a_newer_file_is_untouched(self, sqlite_url: str, tmp_path: Path) -> None:
+        path = Path(sqlite_url.removeprefix("sqlite:///"))
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE nexus_schema_version SET version_num = '9999'")
+            connection.commit()
+            connection.execute("PRAGMA journal_mode = DELETE")
+        connection.close()
+        before = path.read_bytes()
+        with pytest.raises(SchemaTooNew):
+            TaskNexus(sqlite_url, settings=SETTINGS)
+        assert path.read_bytes() == before
 
     def test_a_file_that_is_no_database_is_refused_and_untouched(self, tmp_path: Path) -> None:
         path = tmp_path / "letter.txt"
@@ -221,12 +244,18 @@ class TestWhatCannotBeOpened:
             nexus.add_task({})
         nexus.close()
 
+    def test_an_empty_file_that_may_only_be_read(self, tmp_path: Path) -> None:
+        (tmp_path / "new.db").touch()
+        assert "readonly" in self.refused(f"sqlite:///file:{tmp_path / 'new.db'}?mode=ro&uri=true")
+
     @pytest.mark.parametrize(
         "url",
         [
             "postgresql://Ada:hunter2@127.0.0.1:1/board",
             "postgres://Ada:hunter2@127.0.0.1:1/board",
             "postgresql+psycopg://Ada:hunter2@127.0.0.1:1/board",
+            "postgresql://Ada@127.0.0.1:1/board?password=hunter2",
+            "postgresql://Ada@127.0.0.1:1/board?sslpassword=hunter2&password=hunter2",
         ],
     )
     def test_a_server_that_does_not_answer(self, url: str) -> None:
@@ -237,6 +266,17 @@ class TestWhatCannotBeOpened:
     def test_a_server_that_does_not_exist(self) -> None:
         assert "nowhere.invalid" in self.refused("postgresql://Ada:hunter2@nowhere.invalid/board")
 
+    def test_an_option_that_the_driver_does_not_know(self) -> None:
+        assert 'invalid connection option "colour"' in self.refused(
+            "postgresql://Ada:hunter2@127.0.0.1:1/board?colour=blue"
+        )
+
+    def test_a_home_that_cannot_be_made(self) -> None:
+        Path("taken").write_text("not a folder", encoding="utf-8")
+        for home in ("taken", "taken/deeper"):
+            with pytest.raises(DatabaseUnavailable, match=f"{home}.*NEXUS_HOME"):
+                TaskNexus(settings=NexusSettings(home=home))
+
     def test_a_database_that_does_not_exist(self, postgres_server: str) -> None:
         url = sa.make_url(postgres_server).set(database="no_such_board")
         assert "does not exist" in self.refused(url.render_as_string(hide_password=False))
@@ -246,6 +286,7 @@ class TestWhatCannotBeOpened:
         [
             "board.db",
             "://",
+            "sqlite:///a\x00b.db",
             "postgresql://Ada:hunter2@localhost:port/board",
             "mysql://Ada:hunter2@localhost/board",
             "postgresql+psycopg2://Ada:hunter2@localhost/board",
@@ -265,6 +306,8 @@ class TestWhatCannotBeOpened:
     def test_the_url_of_a_nexus_hides_the_password(self) -> None:
         database = Database("postgresql://Ada:hunter2@localhost/board")
         assert database.name == "postgresql+psycopg://Ada:***@localhost/board"
+        database = Database("postgresql://Ada@localhost/board?password=hunter2&sslmode=require")
+        assert database.name == "postgresql+psycopg://Ada@localhost/board?password=hidden&sslmode=require"
 
 
 class TestFaults:

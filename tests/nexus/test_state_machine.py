@@ -353,7 +353,7 @@ class LifeOnTheBoard(RuleBasedStateMachine):
                 self.complete_model(task_id)
             else:
                 self.free(task)
-                task.result = ...
+                task.result = None
 
     # -- time and the sweep -------------------------------------------------------------------------------
 
@@ -428,8 +428,7 @@ class LifeOnTheBoard(RuleBasedStateMachine):
             assert (task.failure_count, task.loss_count) == (known.failures, known.losses)
             assert task.assigned_to == known.assigned_to
             assert task.attempt_count == len(known.tries)
-            if known.result is not ...:
-                assert task.result == known.result
+            assert task.result == known.result
 
     @invariant()
     def the_promises_hold(self) -> None:

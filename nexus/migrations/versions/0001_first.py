@@ -24,7 +24,9 @@ def upgrade() -> None:
         sa.Column("task_types", LIST, nullable=True),
         sa.Column("registered_at", Moment(), nullable=False),
         sa.Column("last_seen_at", Moment(), nullable=True),
-        sa.CheckConstraint("max_concurrency IS NULL OR max_concurrency > 0", name="ck_nexus_agents_max_concurrency"),
+        sa.CheckConstraint(
+            "max_concurrency IS NULL OR max_concurrency > 0", name=op.f("ck_nexus_agents_max_concurrency")
+        ),
         sa.PrimaryKeyConstraint("agent_id"),
     )
     op.create_table(
@@ -42,10 +44,10 @@ def upgrade() -> None:
         sa.Column("late_result", VALUE, nullable=True),
         sa.Column("note", sa.Text(), nullable=True),
         sa.Column("run_ref", VALUE, nullable=True),
-        sa.CheckConstraint("(outcome = 'running') = (finished_at IS NULL)", name="ck_nexus_attempts_finished"),
+        sa.CheckConstraint("(outcome = 'running') = (finished_at IS NULL)", name=op.f("ck_nexus_attempts_finished")),
         sa.CheckConstraint(
             "outcome IN ('running', 'completed', 'failed', 'timed_out', 'lost', 'released', 'cancelled')",
-            name="ck_nexus_attempts_outcome",
+            name=op.f("ck_nexus_attempts_outcome"),
         ),
         sa.PrimaryKeyConstraint("task_id", "number"),
     )
@@ -118,20 +120,22 @@ def upgrade() -> None:
         sa.Column("idempotency_key", sa.Text(), nullable=True),
         sa.Column("extra", VALUE, nullable=False),
         sa.Column("import_digest", sa.Text(), nullable=True),
-        sa.CheckConstraint("(status = 'pending') = (pending_since IS NOT NULL)", name="ck_nexus_tasks_pending_since"),
+        sa.CheckConstraint(
+            "(status = 'pending') = (pending_since IS NOT NULL)", name=op.f("ck_nexus_tasks_pending_since")
+        ),
         sa.CheckConstraint(
             "(status IN ('claimed', 'in_progress')) = (lease_expires_at IS NOT NULL) AND (lease_expires_at IS NULL OR claimed_by IS NOT NULL)",
-            name="ck_nexus_tasks_lease",
+            name=op.f("ck_nexus_tasks_lease"),
         ),
         sa.CheckConstraint(
             "status IN ('pending', 'claimed', 'in_progress', 'blocked', 'in_review', 'completed', 'failed', 'cancelled', 'stalled')",
-            name="ck_nexus_tasks_status",
+            name=op.f("ck_nexus_tasks_status"),
         ),
         sa.CheckConstraint(
-            "claim_no >= 0 AND attempt_count >= 0 AND unmet_dependencies >= 0", name="ck_nexus_tasks_counts"
+            "claim_no >= 0 AND attempt_count >= 0 AND unmet_dependencies >= 0", name=op.f("ck_nexus_tasks_counts")
         ),
         sa.CheckConstraint(
-            "pending_since IS NULL OR available_at >= pending_since", name="ck_nexus_tasks_available_at"
+            "pending_since IS NULL OR available_at >= pending_since", name=op.f("ck_nexus_tasks_available_at")
         ),
         sa.PrimaryKeyConstraint("seq"),
         sa.UniqueConstraint("idempotency_key"),
