@@ -81,6 +81,7 @@ async def run_attempt(
     task = claim.task
     try:
         results = await asyncio.to_thread(nexus.results, task.depends_on) if task.depends_on else {}
+        note = await asyncio.to_thread(_review_note, nexus, task) if task.reason else None
         attempt = await in_thread(lambda: nexus.start(claim, run_ref))
     except asyncio.CancelledError:
         await hand_back(nexus, claim, "its agent stopped before it began")
@@ -92,11 +93,17 @@ async def run_attempt(
         settings=nexus.settings,
         dependency_results=results,
         previous_error=task.error,
-        review_note=task.reason,
+        review_note=note,
         logger=log or logging.getLogger("nexus.handlers"),
     )
     run = _Run(nexus, claim, context, attempt.number, lease_seconds or nexus.settings.lease_seconds, grace_seconds)
     return await run.until_closed(work, executor)
+
+
+def _review_note(nexus: TaskNexus, task: Task) -> str | None:
+    """The task's reason, if a reviewer gave it: a task that was completed once and is offered again was rejected."""
+    completed = any(attempt.outcome == AttemptOutcome.COMPLETED for attempt in nexus.attempts(task.task_id))
+    return task.reason if completed else None
 
 
 async def hand_back(nexus: TaskNexus, claim: Claim, reason: str) -> None:

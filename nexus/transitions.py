@@ -271,7 +271,9 @@ def fail(tx: Tx, held: Claim, decision: RetryDecision, error: str, *, timed_out:
 
 def release(tx: Tx, held: Claim, reason: str | None) -> Row:
     """Hand the task back; it is offered at once and no failure is counted."""
-    row = _moved(tx, Verb.RELEASE, _fenced(Verb.RELEASE).values(_WAITING), held)
+    # A reviewer's note stays: it is for the next attempt that gets to work.
+    kept = sa.func.coalesce(tasks.c.reason, sa.bindparam("p_reason", type_=sa.Text()))
+    row = _moved(tx, Verb.RELEASE, _fenced(Verb.RELEASE).values({**_WAITING, "reason": kept}), held, p_reason=reason)
     records.close_attempts(tx, [row.task_id], AttemptOutcome.RELEASED, error=reason)
     records.write_history(tx, Verb.RELEASE, [row], actor=held.agent_id, reason=reason)
     return row
