@@ -22,6 +22,9 @@ class RetryPolicy(_Value):
     `max_backoff_seconds`, spread by up to `jitter` of itself in either direction.
     """
 
+    # A misspelt key would silently mean the default.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     max_attempts: int = Field(3, ge=1, le=1000, description="Failures after which the task is a dead letter")
     backoff_seconds: float = Field(
         10, ge=0, le=30 * 86_400, allow_inf_nan=False, description="Delay after the first failure"

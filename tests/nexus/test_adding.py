@@ -261,6 +261,11 @@ def test_what_is_no_mapping_is_no_task(nexus: TaskNexus, not_a_task: Any) -> Non
         nexus.add_task(not_a_task)
 
 
+def test_a_misspelt_part_of_the_retry_policy_is_not_dropped(nexus: TaskNexus) -> None:
+    with pytest.raises(InvalidTask, match=r"retry_policy\.max_attempt"):
+        nexus.add_task({"retry_policy": {"max_attempt": 9}})
+
+
 def test_a_task_that_says_it_is_pending_is_welcome(nexus: TaskNexus) -> None:
     task = nexus.add_task({"status": "pending"})
     assert (task.status, task.extra) == ("pending", {})
