@@ -117,7 +117,7 @@ class Task(_Value):
     error: str | None
     """The last failure, `Type: message`."""
     reason: str | None
-    """Why it was blocked, cancelled, stalled, rejected or released; cleared when it is completed, unblocked, retried."""
+    """Why it was blocked, cancelled, stalled, rejected, released; cleared when completed, unblocked, retried."""
     related_task_id: str | None
     episode_id: str | None
     idempotency_key: str | None

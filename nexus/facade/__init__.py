@@ -1,0 +1,1 @@
+"""The parts of `TaskNexus`, by who uses them."""
