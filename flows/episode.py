@@ -1,15 +1,14 @@
 """`run_episode`: a named batch, its agents side by side until none of its tasks can move any more."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Annotated, Final
 
-from prefect import flow, tags
+from prefect import flow
 from pydantic import Field
 
 from flows.board import board
 from flows.handlers import runnable_types
-from flows.observe import artifact_key, ended_well, run_log, show_markdown, tagged
+from flows.observe import artifact_key, ended_well, run_log, show_markdown, tag_flow_run
 from flows.reports import EpisodeReport
 from flows.shift import Concurrency, Lease, Shift
 from flows.sweep import summary
@@ -45,41 +44,35 @@ async def run_episode(
     Raises `AgentNotConfirmed`.
     """
     nexus = board()
-    async with tagged(episode_id=episode_id):
-        started_at = await asyncio.to_thread(nexus.now)
-        types = runnable_types(nexus.settings)
-        agents = list(dict.fromkeys(agents))
-        for agent_id in agents:
-            await asyncio.to_thread(nexus.confirm_agent, agent_id, task_types=types)
-        lease = lease_seconds or nexus.settings.lease_seconds
-        shifts = [Shift(nexus, agent_id, concurrency, types, episode_id, None, lease) for agent_id in agents]
-        sweeping = asyncio.create_task(_sweep_now_and_then(nexus))
-        working = [asyncio.create_task(_at_work(shift, agents)) for shift in shifts]
-        try:
-            await asyncio.gather(*working)
-        finally:
-            for running in (*working, sweeping):
-                running.cancel()
-            await asyncio.gather(*working, sweeping, return_exceptions=True)
-        tasks = await asyncio.to_thread(nexus.get_all_tasks, episode_id=episode_id)
-        attempts = await asyncio.to_thread(nexus.attempts_by_task, [task.task_id for task in tasks])
-        _, left = await asyncio.to_thread(nexus.stuck, agents, types, episode_id=episode_id)
-        report = EpisodeReport(
-            episode_id=episode_id,
-            started_at=started_at,
-            finished_at=await asyncio.to_thread(nexus.now),
-            tasks=tuple(tasks),
-            attempts={task_id: tuple(tried) for task_id, tried in attempts.items()},
-            left=left,
-        )
-        await show_markdown(artifact_key("nexus-episode", episode_id), report.markdown(), f"How {episode_id} ended")
-        return ended_well(report, report.summary())
-
-
-async def _at_work(shift: Shift, agents: Sequence[str]) -> None:
-    # For its task runs; the flow run is everybody's.
-    with tags(f"agent:{shift.agent_id}"):
-        await shift.work(wait=True, beside=agents)
+    await tag_flow_run(episode_id=episode_id)
+    started_at = await asyncio.to_thread(nexus.now)
+    types = runnable_types(nexus.settings)
+    agents = list(dict.fromkeys(agents))
+    for agent_id in agents:
+        await asyncio.to_thread(nexus.confirm_agent, agent_id, task_types=types)
+    lease = lease_seconds or nexus.settings.lease_seconds
+    shifts = [Shift(nexus, agent_id, concurrency, types, episode_id, None, lease) for agent_id in agents]
+    sweeping = asyncio.create_task(_sweep_now_and_then(nexus))
+    working = [asyncio.create_task(shift.work(wait=True, beside=agents)) for shift in shifts]
+    try:
+        await asyncio.gather(*working)
+    finally:
+        for running in (*working, sweeping):
+            running.cancel()
+        await asyncio.gather(*working, sweeping, return_exceptions=True)
+    tasks = await asyncio.to_thread(nexus.get_all_tasks, episode_id=episode_id)
+    attempts = await asyncio.to_thread(nexus.attempts_by_task, [task.task_id for task in tasks])
+    _, left = await asyncio.to_thread(nexus.stuck, agents, types, episode_id=episode_id)
+    report = EpisodeReport(
+        episode_id=episode_id,
+        started_at=started_at,
+        finished_at=await asyncio.to_thread(nexus.now),
+        tasks=tuple(tasks),
+        attempts={task_id: tuple(tried) for task_id, tried in attempts.items()},
+        left=left,
+    )
+    await show_markdown(artifact_key("nexus-episode", episode_id), report.markdown(), f"How {episode_id} ended")
+    return ended_well(report, report.summary())
 
 
 async def _sweep_now_and_then(nexus: TaskNexus) -> None:

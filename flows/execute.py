@@ -12,7 +12,7 @@ from pydantic import Field
 
 from flows.board import board
 from flows.handlers import runnable_types
-from flows.observe import ended_well, run_log, run_ref, tagged
+from flows.observe import ended_well, run_log, run_ref, tag_flow_run
 from flows.runner import Finished, NoHandler, run_attempt
 from flows.threads import in_thread
 from nexus import AttemptOutcome, Claim, Task, TaskNexus, TaskStatus
@@ -57,28 +57,28 @@ async def execute_task(task_id: str, agent_id: AgentId = "prefect") -> bool:
     `TaskNotFound`, `AgentNotConfirmed`, `NoHandler`; cancelling the run stops the work and releases the task.
     """
     nexus = board()
-    async with tagged(agent_id=agent_id):
-        await asyncio.to_thread(nexus.confirm_agent, agent_id)
-        found = await asyncio.to_thread(nexus.get_task_by_id, task_id)
-        if found is None:
-            raise TaskNotFound(task_id)
-        if found.task_type not in runnable_types(nexus.settings):
-            raise NoHandler(task_id, found.task_type)
-        execution = _Execution(nexus)
-        delays = retry_delays(found)
-        attempt = _attempt.with_options(
-            retries=len(delays),
-            retry_delay_seconds=delays,
-            retry_condition_fn=_offered_again(execution),
-        )
-        token = _execution.set(execution)
-        try:
-            await attempt(task_id, agent_id)
-        except Refused as refused:
-            return ended_well(False, str(refused), name="Refused")
-        finally:
-            _execution.reset(token)
-        return ended_well(True, "completed")
+    await tag_flow_run(agent_id=agent_id)
+    await asyncio.to_thread(nexus.confirm_agent, agent_id)
+    found = await asyncio.to_thread(nexus.get_task_by_id, task_id)
+    if found is None:
+        raise TaskNotFound(task_id)
+    if found.task_type not in runnable_types(nexus.settings):
+        raise NoHandler(task_id, found.task_type)
+    execution = _Execution(nexus)
+    delays = retry_delays(found)
+    attempt = _attempt.with_options(
+        retries=len(delays),
+        retry_delay_seconds=delays,
+        retry_condition_fn=_offered_again(execution),
+    )
+    token = _execution.set(execution)
+    try:
+        await attempt(task_id, agent_id)
+    except Refused as refused:
+        return ended_well(False, str(refused), name="Refused")
+    finally:
+        _execution.reset(token)
+    return ended_well(True, "completed")
 
 
 def retry_delays(found: Task) -> list[float]:

@@ -2,12 +2,10 @@
 
 import logging
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from uuid import UUID
 
-from prefect import get_client, runtime, tags
+from prefect import get_client, runtime
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
@@ -24,20 +22,13 @@ ATTEMPT_NAME = "{task_id} · attempt {number} · {agent_id}"
 logger = logging.getLogger("nexus.flows")
 
 
-@asynccontextmanager
-async def tagged(agent_id: str | None = None, episode_id: str | None = None) -> AsyncIterator[None]:
-    """Tags for the flow run around the caller, and for the task runs inside.
+async def tag_flow_run(agent_id: str | None = None, episode_id: str | None = None) -> None:
+    """Tag the flow run around the caller, for the UI's filters. Never fails the work.
 
-    Few and constant: Prefect pays 100 ms for each new set on a task run, so the task's id is in the name instead.
+    Task runs get no tags: each new set costs Prefect a concurrency check of its own, 0.1 s on an idle machine and
+    two on a busy one, before the first attempt under it begins. Their names say whose they are.
     """
     few = {TAG, *([f"agent:{agent_id}"] if agent_id else []), *([f"episode:{episode_id}"] if episode_id else [])}
-    await _tag_flow_run(few)
-    with tags(*few):
-        yield
-
-
-async def _tag_flow_run(few: set[str]) -> None:
-    """A flow that was called has only the tags of its caller; the UI's filters need its own. Never fails the work."""
     known = set(runtime.flow_run.tags or ())
     if runtime.flow_run.id is None or few <= known:
         return

@@ -16,7 +16,7 @@ from pydantic import Field
 from flows.board import board
 from flows.execute import AgentId, raise_unless_completed
 from flows.handlers import runnable_types
-from flows.observe import ATTEMPT_NAME, artifact_key, ended_well, run_log, run_ref, show_markdown, tagged
+from flows.observe import ATTEMPT_NAME, artifact_key, ended_well, run_log, run_ref, show_markdown, tag_flow_run
 from flows.reports import AttemptReport, ShiftReport
 from flows.runner import Finished, hand_back, run_attempt
 from flows.threads import in_thread
@@ -67,23 +67,23 @@ async def process_agent_tasks(
     """
     nexus = board()
     types = runnable_types(nexus.settings)
-    async with tagged(agent_id=agent_id, episode_id=episode_id):
-        await asyncio.to_thread(nexus.confirm_agent, agent_id, task_types=types)
-        wanted = types & {task_type} if task_type else types
-        shift = Shift(
-            nexus,
-            agent_id,
-            concurrency,
-            frozenset(wanted),
-            episode_id,
-            max_tasks,
-            lease_seconds or nexus.settings.lease_seconds,
-        )
-        report = await shift.work(wait=mode == "wait", beside=beside)
-        if report.attempts:
-            key = artifact_key("nexus-shift", agent_id)
-            await show_markdown(key, report.markdown(), f"What {agent_id} did in its last shift")
-        return ended_well(report, report.summary())
+    await tag_flow_run(agent_id=agent_id, episode_id=episode_id)
+    await asyncio.to_thread(nexus.confirm_agent, agent_id, task_types=types)
+    wanted = types & {task_type} if task_type else types
+    shift = Shift(
+        nexus,
+        agent_id,
+        concurrency,
+        frozenset(wanted),
+        episode_id,
+        max_tasks,
+        lease_seconds or nexus.settings.lease_seconds,
+    )
+    report = await shift.work(wait=mode == "wait", beside=beside)
+    if report.attempts:
+        key = artifact_key("nexus-shift", agent_id)
+        await show_markdown(key, report.markdown(), f"What {agent_id} did in its last shift")
+    return ended_well(report, report.summary())
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ import asyncio
 from prefect import flow
 
 from flows.board import board
-from flows.observe import ended_well, run_log, show_table, tagged
+from flows.observe import ended_well, run_log, show_table, tag_flow_run
 from nexus import SweepReport, TaskMonitoringConfig
 
 
@@ -22,17 +22,17 @@ async def sweep_stalled_tasks(config: TaskMonitoringConfig | None = None) -> Swe
 
     Raises `DatabaseUnavailable` after its retries.
     """
-    async with tagged():
-        report = await asyncio.to_thread(board().sweep, config)
-        if report.items:
-            rows = [
-                {"task": item.task_id, "action": item.action, "waited (s)": item.waiting_seconds, "detail": item.detail}
-                for item in report.items
-            ]
-            await show_table("nexus-sweep", rows, "What the sweep found, and what it did")
-        for item in report.items[:100]:
-            run_log().warning("%s: %s (%s)", item.task_id, item.action, item.detail)
-        return ended_well(report, summary(report))
+    await tag_flow_run()
+    report = await asyncio.to_thread(board().sweep, config)
+    if report.items:
+        rows = [
+            {"task": item.task_id, "action": item.action, "waited (s)": item.waiting_seconds, "detail": item.detail}
+            for item in report.items
+        ]
+        await show_table("nexus-sweep", rows, "What the sweep found, and what it did")
+    for item in report.items[:100]:
+        run_log().warning("%s: %s (%s)", item.task_id, item.action, item.detail)
+    return ended_well(report, summary(report))
 
 
 def summary(report: SweepReport) -> str:
