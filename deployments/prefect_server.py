@@ -100,7 +100,7 @@ class OwnServer:
                 self._state.unlink(missing_ok=True)
             elif keep:
                 self._write(kept=True)
-            elif last and (adopted or not self._kept()):
+            elif last and (adopted or not self.kept()):
                 self._end()
             self._users.release()
 
@@ -123,7 +123,8 @@ class OwnServer:
             return self.process.alive()
         return False
 
-    def _kept(self) -> bool:
+    def kept(self) -> bool:
+        """Whether an earlier command asked that it stay."""
         with suppress(OSError, ValueError):
             return bool(json.loads(self._state.read_text(encoding="utf-8")).get("kept"))
         return False

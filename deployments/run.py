@@ -181,6 +181,8 @@ def quiet_prefect() -> None:
         for handler in [one for one in logger.handlers if type(one).__name__ == "PrefectConsoleHandler"]:
             logger.removeHandler(handler)
     logging.getLogger("prefect").addHandler(logging.NullHandler())
+    for worker in ("EventsWorker", "APILogWorker"):
+        logging.getLogger(worker).setLevel(logging.ERROR)  # they announce that they are still sending
 
 
 def _say_where(report: "EpisodeReport", api: Api, run_id: str | None, nexus: TaskNexus, order: Order, say: Say) -> None:
@@ -192,7 +194,7 @@ def _say_where(report: "EpisodeReport", api: Api, run_id: str | None, nexus: Tas
             say(f"Report:  {task.result['report']}")
     say(f"Results: nexus list --episode {report.episode_id}   (all of a task: nexus show TASK)   in {nexus.url}")
     page = f"{api.ui_url}/v2/runs/flow-run/{run_id}" if run_id else api.ui_url
-    if api.server is None or order.keep or not api.owned:
+    if api.server is None or order.keep or api.server.kept() or not api.owned:
         say(f"Runs:    {page}")
     else:
         say(f"Runs:    nexus up --port {api.ui_url.rpartition(':')[2]}   shows them at {page}")
