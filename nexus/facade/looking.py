@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nexus import explaining, outlook, queries
+from nexus.arguments import statuses
 from nexus.engine import Tx
-from nexus.errors import InvalidTask
 from nexus.facade.base import OpenBoard
 from nexus.schemas import Attempt, HistoryEvent, Reason, Task
 from nexus.states import TaskStatus
@@ -35,11 +35,11 @@ class Looking(OpenBoard):
 
         `agent_id` means held or assigned. Raises `InvalidTask` for a status that does not exist.
         """
-        statuses = _statuses(status)
+        wanted = statuses(status)
         return self._database.read(
             lambda tx: queries.list_tasks(
                 tx,
-                statuses=statuses,
+                statuses=wanted,
                 task_type=task_type,
                 tag=tag,
                 agent_id=agent_id,
@@ -103,11 +103,3 @@ class Looking(OpenBoard):
             return len(rows), outlook.stuck(rows, status_of, workers, handled)
 
         return self._database.read(work)
-
-
-def _statuses(status: TaskStatus | str | Sequence[TaskStatus | str] | None) -> list[TaskStatus]:
-    given = [] if status is None else [status] if isinstance(status, str) else list(status)
-    try:
-        return [TaskStatus(str(one).lower()) for one in given]
-    except ValueError as error:
-        raise InvalidTask(f"{error}; the states are {', '.join(TaskStatus)}") from None

@@ -1,0 +1,42 @@
+"""What the arguments of a verb may be: each check gives the value to use, or raises `InvalidTask` that names it."""
+
+from collections.abc import Iterable, Sequence
+
+from nexus.errors import InvalidTask
+from nexus.schemas import clean
+from nexus.states import TaskStatus
+from nexus.values import check_id, dump_json
+
+
+def a_name(text: str, what: str) -> str:
+    """The name of an agent or reviewer, without blanks at its ends."""
+    try:
+        return check_id(text)
+    except ValueError as error:
+        raise InvalidTask(f"{what} {error}") from None
+
+
+def a_text(text: str | None) -> str | None:
+    """A reason or note, made fit to keep."""
+    return None if text is None else clean(text)
+
+
+def a_lease(seconds: float | None) -> float | None:
+    """How long a claim shall hold."""
+    if seconds is not None and not 0 < seconds <= 366 * 86_400:
+        raise InvalidTask(f"lease_seconds is {seconds}; it must be more than 0 and at most a year")
+    return seconds
+
+
+def json_list(values: Iterable[str]) -> str:
+    """The JSON list that `nexus.sql.among` and `overlaps` ask for; one text is a list of one."""
+    return dump_json(sorted({values} if isinstance(values, str) else set(values)))
+
+
+def statuses(status: TaskStatus | str | Sequence[TaskStatus | str] | None) -> list[TaskStatus]:
+    """The states that a listing is about; none is all."""
+    given = [] if status is None else [status] if isinstance(status, str) else list(status)
+    try:
+        return [TaskStatus(str(one).lower()) for one in given]
+    except ValueError as error:
+        raise InvalidTask(f"{error}; the states are {', '.join(TaskStatus)}") from None
