@@ -1,11 +1,14 @@
 """What the arguments of a verb may be: each check gives the value to use, or raises `InvalidTask` that names it."""
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from nexus.errors import InvalidTask
 from nexus.schemas import clean
 from nexus.states import TaskStatus
 from nexus.values import check_id, dump_json
+
+MOST: Final = 1_000_000_000
 
 
 def a_name(text: str, what: str) -> str:
@@ -19,6 +22,13 @@ def a_name(text: str, what: str) -> str:
 def a_text(text: str | None) -> str | None:
     """A reason or note, made fit to keep."""
     return None if text is None else clean(text)
+
+
+def a_count(number: int | None, what: str, *, least: int = 1) -> int | None:
+    """How many, where somebody says; both databases can count so far."""
+    if number is not None and not least <= number <= MOST:
+        raise InvalidTask(f"{what} is {number}; it must be {least} to {MOST:,}, or absent")
+    return number
 
 
 def a_lease(seconds: float | None) -> float | None:

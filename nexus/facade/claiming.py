@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from nexus import explaining, intake, queries, records, registration, transitions
-from nexus.arguments import a_lease, a_name, a_text, json_list
+from nexus.arguments import a_count, a_lease, a_name, a_text, json_list
 from nexus.engine import Tx
 from nexus.errors import ClaimLost, IllegalTransition, InvalidTask, NotClaimable, TaskNotFound
 from nexus.facade.base import OpenBoard
@@ -182,8 +182,7 @@ class Claiming(OpenBoard):
 
     def _claim(self, agent_id: str, limit: int, lease_seconds: float | None, wishes: dict[str, Any]) -> list[Claim]:
         name = a_name(agent_id, "agent_id")
-        if limit < 1:
-            raise InvalidTask(f"limit is {limit}; a claim takes 1 task or more")
+        a_count(limit, "limit")
         a_lease(lease_seconds)
 
         def work(tx: Tx) -> list[Claim]:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 from nexus import queries, registration, transitions
-from nexus.arguments import a_name, a_text
+from nexus.arguments import a_count, a_name, a_text
 from nexus.engine import Tx
-from nexus.errors import AgentNotFound, InvalidTask
+from nexus.errors import AgentNotFound
 from nexus.facade.base import OpenBoard
 from nexus.schemas import Agent, Task
 
@@ -57,8 +57,7 @@ class Deciding(OpenBoard):
             task_types: the types that it has handlers for, for `explain`.
         """
         name = a_name(agent_id, "agent_id")
-        if max_concurrency is not None and max_concurrency < 1:
-            raise InvalidTask(f"agent {name}: max_concurrency is {max_concurrency}; it must be 1 or more, or absent")
+        a_count(max_concurrency, f"agent {name}: max_concurrency")
 
         def work(tx: Tx) -> Agent:
             registration.register(
