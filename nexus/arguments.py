@@ -13,10 +13,26 @@ MOST: Final = 1_000_000_000
 
 def a_name(text: str, what: str) -> str:
     """The name of an agent or reviewer, without blanks at its ends."""
+    return _name(text, what, 255)
+
+
+def names(given: Iterable[str] | None, what: str) -> list[str] | None:
+    """Capabilities or task types, sorted; one text is one name. None is nothing given."""
+    if given is None:
+        return None
+    return sorted({_name(name, f"one of the {what}", 100) for name in ([given] if isinstance(given, str) else given)})
+
+
+def _name(text: str, what: str, longest: int) -> str:
+    if not isinstance(text, str):
+        raise InvalidTask(f"{what} is {text!r}, which is no text")
     try:
-        return check_id(text)
+        name = check_id(text)
     except ValueError as error:
         raise InvalidTask(f"{what} {error}") from None
+    if len(name) > longest:
+        raise InvalidTask(f"{what} has more than {longest} characters")
+    return name
 
 
 def a_text(text: str | None) -> str | None:
