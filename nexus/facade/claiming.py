@@ -72,9 +72,9 @@ class Claiming(OpenBoard):
     def start(self, claim: Claim, run_ref: Any = None) -> Attempt:
         """Begin to work: opens attempt n+1 and renews the lease. `run_ref` (JSON) says which run it is.
 
-        Raises `ClaimLost`, `IllegalTransition`.
+        Raises `ClaimLost`, `IllegalTransition`, `InvalidTask` (`run_ref` is no JSON, or too large).
         """
-        check_json(run_ref)
+        self._check(f"run_ref of task {claim.task_id!r}", run_ref)
         _, attempt = self._database.write(lambda tx: transitions.start(tx, claim, run_ref))
         return queries.to_attempt(attempt)
 
@@ -106,11 +106,7 @@ class Claiming(OpenBoard):
         Raises `ClaimLost` (the result is kept on the attempt as `late_result`), `IllegalTransition`,
         `InvalidTask` (the result is no JSON, or too large; the claim holds on).
         """
-        try:
-            check_json(result)
-        except ValueError as error:
-            raise InvalidTask(f"the result of task {claim.task_id!r} {error}") from None
-        intake.check_size(f"the result of task {claim.task_id!r}", result, self.settings.max_payload_bytes)
+        self._check(f"the result of task {claim.task_id!r}", result)
         try:
             return self._database.write(lambda tx: queries.to_task(transitions.complete(tx, claim, result)))
         except ClaimLost:
@@ -179,6 +175,13 @@ class Claiming(OpenBoard):
         return self.fail(claim, "no reason given" if error is None else error)
 
     # -- inside -----------------------------------------------------------------------------------------------
+
+    def _check(self, what: str, value: Any) -> None:
+        try:
+            check_json(value)
+        except ValueError as error:
+            raise InvalidTask(f"{what} {error}") from None
+        intake.check_size(what, value, self.settings.max_payload_bytes)
 
     def _claim(self, agent_id: str, limit: int, lease_seconds: float | None, wishes: dict[str, Any]) -> list[Claim]:
         name = a_name(agent_id, "agent_id")
