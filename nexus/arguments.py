@@ -1,12 +1,13 @@
 """What the arguments of a verb may be: each check gives the value to use, or raises `InvalidTask` that names it."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Final
 
 from nexus.errors import InvalidTask
 from nexus.schemas import clean
 from nexus.states import TaskStatus
-from nexus.values import check_id, dump_json
+from nexus.values import as_utc, check_id, dump_json
 
 MOST: Final = 1_000_000_000
 
@@ -52,6 +53,14 @@ def a_lease(seconds: float | None) -> float | None:
     if seconds is not None and not 0 < seconds <= 366 * 86_400:
         raise InvalidTask(f"lease_seconds is {seconds}; it must be more than 0 and at most a year")
     return seconds
+
+
+def a_moment(moment: datetime | None, what: str) -> datetime | None:
+    """A time, in UTC."""
+    try:
+        return None if moment is None else as_utc(moment)
+    except ValueError as error:
+        raise InvalidTask(f"{what} {error}") from None
 
 
 def json_list(values: Iterable[str]) -> str:
