@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL, Connection, CursorResult, Engine, make_url
 from sqlalchemy.pool import StaticPool
 
 from nexus.clock import Clock, utc_now
-from nexus.errors import DatabaseUnavailable, NotANexusDatabase
+from nexus.errors import DatabaseUnavailable, InvalidTask, NotANexusDatabase
 from nexus.sql import now
 from nexus.values import dump_json
 
@@ -149,6 +149,10 @@ class Database:
             except Again:
                 if attempt == TRIES:
                     raise
+            except (exc.DataError, UnicodeEncodeError, OverflowError) as error:
+                # What somebody asked about, or gave, is no text or number of a database's.
+                text = str(getattr(error, "orig", error)).strip().split("\n")[0]
+                raise InvalidTask(f"{self.name} cannot keep or compare a value that was given: {text}") from error
             except exc.DBAPIError as error:
                 if attempt == TRIES or not is_transient(error):
                     raise self._explained(error) from error

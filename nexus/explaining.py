@@ -27,7 +27,7 @@ def explain(tx: Tx, task_id: str, *, agent_id: str | None = None) -> list[Reason
         if row.assigned_to not in (None, agent_id):
             return [*found, _assigned(row, "another agent")]
         agents = [agent for agent in agents if agent.agent_id == agent_id]
-    return found + _agents(row, agents)
+    return found + _agents(row, agents, newcomer=agent_id)
 
 
 def _not_pending(tx: Tx, row: Row) -> Reason:
@@ -80,11 +80,14 @@ def _time(row: Row, present: datetime) -> list[Reason]:
     return [Reason(code="not_before", message=f"it is not offered before {_at(row.available_at)}", details=until)]
 
 
-def _agents(row: Row, agents: list[Agent]) -> list[Reason]:
-    """What keeps every agent that is known from claiming it; nothing, where one of them could."""
+def _agents(row: Row, agents: list[Agent], newcomer: str | None) -> list[Reason]:
+    """What keeps every agent that is known from claiming it; nothing, where one of them could.
+
+    `newcomer` is the agent that was asked about, which may not be known yet.
+    """
     if row.assigned_to is not None:
         suited = [agent for agent in agents if agent.agent_id == row.assigned_to]
-        if not suited:
+        if not suited and newcomer is None:
             return [_assigned(row, "which has not been seen here")]
         agents = suited
     needed = set(row.required_capabilities)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable
 
 from nexus import queries, records
+from nexus.arguments import names
 from nexus.engine import Tx
 from nexus.errors import AgentNotConfirmed
 from nexus.records import Row
@@ -21,9 +22,9 @@ def register(
 ) -> Row:
     """Register an agent, or change what is given of it."""
     known = {
-        "capabilities": sorted(set(capabilities)) if capabilities is not None else None,
+        "capabilities": names(capabilities, "capabilities"),
         "max_concurrency": max_concurrency,
-        "task_types": sorted(set(task_types)) if task_types is not None else None,
+        "task_types": names(task_types, "task_types"),
     }
     records.set_agent(tx, agent_id, {name: value for name, value in known.items() if value is not None})
     row = queries.agent_row(tx, agent_id)

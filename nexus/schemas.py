@@ -1,8 +1,9 @@
 """The values that cross the nexus's border: frozen Pydantic models; times aware UTC, durations in seconds."""
 
+from contextlib import suppress
 from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from nexus.states import AttemptOutcome, TaskStatus
 from nexus.values import Id, Ids, Instant, Json, JsonObject, Name, Names, Priority, Seconds, Text
@@ -167,11 +168,34 @@ class Heartbeat(_Value):
     lease_expires_at: Instant
 
 
+def clean(text: str, limit: int = 10_000) -> str:
+    """Foreign text made fit to keep: no NUL, no lone surrogates, at most `limit` characters, the ends kept."""
+    text = text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+    if len(text) > limit:
+        half = limit // 2
+        return f"{text[:half]}\n… {len(text) - 2 * half:,} characters left out …\n{text[-half:]}"
+    return text
+
+
+def _fit(limit: int) -> BeforeValidator:
+    """Foreign text is made fit to keep, not refused: it tells of a failure, which must be told."""
+    return BeforeValidator(lambda text: clean(text, limit) if isinstance(text, str) else text)
+
+
+def _words(error: BaseException) -> str:
+    """What an exception says; some fail at that as well."""
+    for say in (str, repr):
+        with suppress(Exception):
+            if words := say(error):
+                return words
+    return "it cannot say what it is"
+
+
 class Failure(_Value):
     """Why an attempt failed, as far as the retry policy needs to know."""
 
-    message: Annotated[str, Field(max_length=20_000)]
-    error_type: str = "Error"
+    message: Annotated[str, _fit(10_000)]
+    error_type: Annotated[str, _fit(200)] = "Error"
     retryable: bool = True
     retry_after_seconds: Annotated[float, Field(ge=0, le=MAX_DELAY_SECONDS)] | None = None
     timed_out: bool = False
@@ -186,25 +210,16 @@ class Failure(_Value):
             # Foreign exceptions may carry anything under that name.
             sane = isinstance(after, int | float) and 0 <= after <= MAX_DELAY_SECONDS
             return cls(
-                message=clean(str(error) or repr(error)),
+                message=_words(error),
                 error_type=type(error).__name__,
                 retryable=bool(getattr(error, "retryable", True)),
                 retry_after_seconds=after if sane else None,
                 timed_out=isinstance(error, TimeoutError),
             )
-        return cls(message=clean(str(error)), error_type="")
+        return cls(message=str(error), error_type="")
 
     def __str__(self) -> str:
         return f"{self.error_type}: {self.message}" if self.error_type else self.message
-
-
-def clean(text: str, limit: int = 10_000) -> str:
-    """Foreign text made fit to keep: no NUL, no lone surrogates, at most `limit` characters, the ends kept."""
-    text = text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
-    if len(text) > limit:
-        half = limit // 2
-        return f"{text[:half]}\n… {len(text) - 2 * half:,} characters left out …\n{text[-half:]}"
-    return text
 
 
 class Agent(_Value):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nexus import importing, intake, sweeping
+from nexus.arguments import a_moment
 from nexus.boards import Board, ImportReport, read_board
 from nexus.engine import Tx
 from nexus.facade.claiming import Claiming
@@ -86,8 +87,11 @@ class TaskNexus(Looking, Claiming, Deciding):
         Args:
             config: what to do about waiting tasks; None is the settings' own.
             now: the present to sweep at, for replays and tests.
+
+        Raises `InvalidTask` for a `now` without a time zone.
         """
         config = config or self.settings.monitoring
+        now = a_moment(now, "now")
         started_at = self._database.read(Tx.present, now=now)
         leases = self._database.write(lambda tx: sweeping.expire(tx, config), now=now)
         waits = self._database.write(lambda tx: sweeping.stalls(tx, config, self.settings.retry), now=now)

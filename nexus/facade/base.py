@@ -7,11 +7,10 @@ from typing import Self, TypeVar
 from nexus import queries, schema
 from nexus.clock import Clock
 from nexus.engine import Database, Tx
-from nexus.errors import InvalidTask, TaskNotFound
+from nexus.errors import TaskNotFound
 from nexus.records import Row
-from nexus.schemas import Task, clean
+from nexus.schemas import Task
 from nexus.settings import NexusSettings
-from nexus.values import check_id
 
 T = TypeVar("T")
 
@@ -62,16 +61,3 @@ class OpenBoard:
         if row is None:
             raise TaskNotFound(task_id)
         return queries.to_task(row)
-
-
-def valid_id(text: str, what: str) -> str:
-    """`text` without blanks at its ends; `InvalidTask`, naming `what`, where it can be no id."""
-    try:
-        return check_id(text)
-    except ValueError as error:
-        raise InvalidTask(f"{what} {error}") from None
-
-
-def cleaned(text: str | None) -> str | None:
-    """Somebody's words, made fit to keep."""
-    return None if text is None else clean(text)

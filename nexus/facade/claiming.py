@@ -4,13 +4,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from nexus import explaining, intake, queries, records, registration, transitions
+from nexus.arguments import a_count, a_lease, a_name, a_text, json_list
 from nexus.engine import Tx
 from nexus.errors import ClaimLost, IllegalTransition, InvalidTask, NotClaimable, TaskNotFound
-from nexus.facade.base import OpenBoard, cleaned, valid_id
+from nexus.facade.base import OpenBoard
 from nexus.retry import decide
-from nexus.schemas import Attempt, Claim, Failure, Heartbeat, Task, clean
+from nexus.schemas import Attempt, Claim, Failure, Heartbeat, Task
 from nexus.states import HELD, TaskStatus, Verb, verbs_from
-from nexus.values import check_json, dump_json
+from nexus.values import check_json
 
 
 class Claiming(OpenBoard):
@@ -34,8 +35,8 @@ class Claiming(OpenBoard):
         Raises `AgentNotConfirmed` (registration is closed and the agent is not registered; nothing changes).
         """
         wishes = {
-            "task_types": None if task_types is None else _json_list(task_types),
-            "tags": None if tags is None else _json_list(tags),
+            "task_types": None if task_types is None else json_list(task_types),
+            "tags": None if tags is None else json_list(tags),
             "type_or_tag": None,
             "episode_id": episode_id,
             "task_id": None,
@@ -46,7 +47,7 @@ class Claiming(OpenBoard):
         """Claim the next task, of a task type or with a tag named `type_filter`; None where there is nothing."""
         wishes = dict.fromkeys(("task_types", "tags", "type_or_tag", "episode_id", "task_id"))
         if type_filter is not None:
-            wishes["type_or_tag"] = _json_list([type_filter])
+            wishes["type_or_tag"] = json_list([type_filter])
         return next(iter(self._claim(agent_id, 1, None, wishes)), None)
 
     def claim_task(self, task_id: str, agent_id: str, *, lease_seconds: float | None = None) -> Claim:
@@ -71,9 +72,9 @@ class Claiming(OpenBoard):
     def start(self, claim: Claim, run_ref: Any = None) -> Attempt:
         """Begin to work: opens attempt n+1 and renews the lease. `run_ref` (JSON) says which run it is.
 
-        Raises `ClaimLost`, `IllegalTransition`.
+        Raises `ClaimLost`, `IllegalTransition`, `InvalidTask` (`run_ref` is no JSON, or too large).
         """
-        check_json(run_ref)
+        self._check(f"run_ref of task {claim.task_id!r}", run_ref)
         _, attempt = self._database.write(lambda tx: transitions.start(tx, claim, run_ref))
         return queries.to_attempt(attempt)
 
@@ -82,8 +83,8 @@ class Claiming(OpenBoard):
 
         Raises `ClaimLost`.
         """
-        _positive(lease_seconds)
-        kept = None if note is None else clean(note)
+        a_lease(lease_seconds)
+        kept = a_text(note)
 
         def work(tx: Tx) -> Heartbeat:
             row = transitions.heartbeat(tx, claim, kept, lease_seconds)
@@ -105,11 +106,7 @@ class Claiming(OpenBoard):
         Raises `ClaimLost` (the result is kept on the attempt as `late_result`), `IllegalTransition`,
         `InvalidTask` (the result is no JSON, or too large; the claim holds on).
         """
-        try:
-            check_json(result)
-        except ValueError as error:
-            raise InvalidTask(f"the result of task {claim.task_id!r} {error}") from None
-        intake.check_size(f"the result of task {claim.task_id!r}", result, self.settings.max_payload_bytes)
+        self._check(f"the result of task {claim.task_id!r}", result)
         try:
             return self._database.write(lambda tx: queries.to_task(transitions.complete(tx, claim, result)))
         except ClaimLost:
@@ -135,7 +132,7 @@ class Claiming(OpenBoard):
 
     def release(self, claim: Claim, reason: str | None = None) -> Task:
         """Hand it back: offered again at once, no failure counted. Raises `ClaimLost`, `IllegalTransition`."""
-        return self._database.write(lambda tx: queries.to_task(transitions.release(tx, claim, cleaned(reason))))
+        return self._database.write(lambda tx: queries.to_task(transitions.release(tx, claim, a_text(reason))))
 
     def current_claim(self, task_id: str, agent_id: str | None = None) -> Claim:
         """The live claim on a task, for whoever kept only its id; of `agent_id` where given.
@@ -179,11 +176,17 @@ class Claiming(OpenBoard):
 
     # -- inside -----------------------------------------------------------------------------------------------
 
+    def _check(self, what: str, value: Any) -> None:
+        try:
+            check_json(value)
+        except ValueError as error:
+            raise InvalidTask(f"{what} {error}") from None
+        intake.check_size(what, value, self.settings.max_payload_bytes)
+
     def _claim(self, agent_id: str, limit: int, lease_seconds: float | None, wishes: dict[str, Any]) -> list[Claim]:
-        name = valid_id(agent_id, "agent_id")
-        if limit < 1:
-            raise InvalidTask(f"limit is {limit}; a claim takes 1 task or more")
-        _positive(lease_seconds)
+        name = a_name(agent_id, "agent_id")
+        a_count(limit, "limit")
+        a_lease(lease_seconds)
 
         def work(tx: Tx) -> list[Claim]:
             agent = registration.confirmed(tx, name, self.settings.registration)
@@ -204,12 +207,3 @@ class Claiming(OpenBoard):
         if agent_id not in (None, row.claimed_by):
             raise ClaimLost(task_id, row.claim_no, now_held=f"{row.claimed_by} holds it, not {agent_id}")
         return queries.to_claim(row)
-
-
-def _json_list(values: Iterable[str]) -> str:
-    return dump_json(sorted({values} if isinstance(values, str) else set(values)))
-
-
-def _positive(seconds: float | None) -> None:
-    if seconds is not None and not 0 < seconds <= 366 * 86_400:
-        raise InvalidTask(f"lease_seconds is {seconds}; it must be more than 0 and at most a year")

@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 
 from nexus import queries, registration, transitions
+from nexus.arguments import a_count, a_name, a_text
 from nexus.engine import Tx
-from nexus.errors import AgentNotFound, InvalidTask
-from nexus.facade.base import OpenBoard, cleaned, valid_id
+from nexus.errors import AgentNotFound
+from nexus.facade.base import OpenBoard
 from nexus.schemas import Agent, Task
 
 
@@ -14,7 +15,7 @@ class Deciding(OpenBoard):
 
     def cancel(self, task_id: str, reason: str | None = None, *, actor: str | None = None) -> Task:
         """End it; a running attempt learns it at its next heartbeat. Raises `TaskNotFound`, `IllegalTransition`."""
-        return self._decide(lambda tx: transitions.cancel(tx, task_id, cleaned(reason), actor))
+        return self._decide(lambda tx: transitions.cancel(tx, task_id, a_text(reason), actor))
 
     def retry(self, task_id: str, *, actor: str | None = None) -> Task:
         """Offer a failed, stalled or cancelled task again, its budget renewed, its history kept."""
@@ -22,7 +23,7 @@ class Deciding(OpenBoard):
 
     def block(self, task_id: str, reason: str, *, actor: str | None = None) -> Task:
         """Keep it from being worked on; a live claim is taken back. Raises `TaskNotFound`, `IllegalTransition`."""
-        return self._decide(lambda tx: transitions.block(tx, task_id, cleaned(reason) or "", actor))
+        return self._decide(lambda tx: transitions.block(tx, task_id, a_text(reason) or "", actor))
 
     def unblock(self, task_id: str, *, actor: str | None = None) -> Task:
         """Offer a blocked task again."""
@@ -30,13 +31,13 @@ class Deciding(OpenBoard):
 
     def approve(self, task_id: str, reviewer: str, note: str | None = None) -> Task:
         """The reviewer agrees: completed. Raises `IllegalTransition` also for the agent who did it."""
-        name = valid_id(reviewer, "reviewer")
-        return self._decide(lambda tx: transitions.approve(tx, task_id, name, cleaned(note)))
+        name = a_name(reviewer, "reviewer")
+        return self._decide(lambda tx: transitions.approve(tx, task_id, name, a_text(note)))
 
     def reject(self, task_id: str, reviewer: str, note: str) -> Task:
         """The reviewer does not agree: pending again, the note goes to the next attempt. As `approve`."""
-        name = valid_id(reviewer, "reviewer")
-        return self._decide(lambda tx: transitions.reject(tx, task_id, name, cleaned(note) or ""))
+        name = a_name(reviewer, "reviewer")
+        return self._decide(lambda tx: transitions.reject(tx, task_id, name, a_text(note) or ""))
 
     # -- agents -----------------------------------------------------------------------------------------------
 
@@ -55,9 +56,8 @@ class Deciding(OpenBoard):
             max_concurrency: how many claims it may hold at once.
             task_types: the types that it has handlers for, for `explain`.
         """
-        name = valid_id(agent_id, "agent_id")
-        if max_concurrency is not None and max_concurrency < 1:
-            raise InvalidTask(f"agent {name}: max_concurrency is {max_concurrency}; it must be 1 or more, or absent")
+        name = a_name(agent_id, "agent_id")
+        a_count(max_concurrency, f"agent {name}: max_concurrency")
 
         def work(tx: Tx) -> Agent:
             registration.register(
@@ -69,7 +69,7 @@ class Deciding(OpenBoard):
 
     def confirm_agent(self, agent_id: str, *, task_types: Iterable[str] | None = None) -> Agent:
         """Confirm an agent who begins a shift; kept in the history and logged. Raises `AgentNotConfirmed`."""
-        name = valid_id(agent_id, "agent_id")
+        name = a_name(agent_id, "agent_id")
 
         def work(tx: Tx) -> Agent:
             registration.confirm(tx, name, self.settings.registration, task_types)

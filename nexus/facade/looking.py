@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nexus import explaining, outlook, queries
+from nexus.arguments import a_count, statuses
 from nexus.engine import Tx
-from nexus.errors import InvalidTask
 from nexus.facade.base import OpenBoard
 from nexus.schemas import Attempt, HistoryEvent, Reason, Task
 from nexus.states import TaskStatus
@@ -33,13 +33,18 @@ class Looking(OpenBoard):
     ) -> list[Task]:
         """Tasks in order of arrival, filtered; `after` is the task id at which the page before ended.
 
-        `agent_id` means held or assigned. Raises `InvalidTask` for a status that does not exist.
+        `agent_id` means held or assigned. Raises `InvalidTask` for a status that does not exist, `TaskNotFound`
+        for an `after` that does not: an empty page would say that the listing is over.
         """
-        statuses = _statuses(status)
-        return self._database.read(
-            lambda tx: queries.list_tasks(
+        wanted = statuses(status)
+        a_count(limit, "limit", least=0)
+
+        def work(tx: Tx) -> list[Task]:
+            if after is not None:
+                self._task(tx, after)
+            return queries.list_tasks(
                 tx,
-                statuses=statuses,
+                statuses=wanted,
                 task_type=task_type,
                 tag=tag,
                 agent_id=agent_id,
@@ -47,10 +52,12 @@ class Looking(OpenBoard):
                 after=after,
                 limit=limit,
             )
-        )
+
+        return self._database.read(work)
 
     def get_pending_tasks(self, limit: int | None = None) -> list[Task]:
         """What could be claimed now, in the order of claims; assignment and capabilities are not looked at."""
+        a_count(limit, "limit", least=0)
         return self._database.read(lambda tx: queries.list_tasks(tx, claimable=True, limit=limit))
 
     def get_tasks_by_agent(self, agent_id: str) -> list[Task]:
@@ -103,11 +110,3 @@ class Looking(OpenBoard):
             return len(rows), outlook.stuck(rows, status_of, workers, handled)
 
         return self._database.read(work)
-
-
-def _statuses(status: TaskStatus | str | Sequence[TaskStatus | str] | None) -> list[TaskStatus]:
-    given = [] if status is None else [status] if isinstance(status, str) else list(status)
-    try:
-        return [TaskStatus(str(one).lower()) for one in given]
-    except ValueError as error:
-        raise InvalidTask(f"{error}; the states are {', '.join(TaskStatus)}") from None

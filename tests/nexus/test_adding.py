@@ -388,6 +388,52 @@ def test_listing_by_each_filter(nexus: TaskNexus) -> None:
         nexus.get_all_tasks("dreaming")
 
 
+ODD_QUESTIONS = {
+    "get_task_by_id": lambda nexus, text: nexus.get_task_by_id(text),
+    "history": lambda nexus, text: nexus.history(text),
+    "attempts": lambda nexus, text: nexus.attempts(text),
+    "explain": lambda nexus, text: nexus.explain(text),
+    "results": lambda nexus, text: nexus.results([text]),
+    "claim_task": lambda nexus, text: nexus.claim_task(text, "Ada"),
+    "claim by type": lambda nexus, text: nexus.claim("Ada", task_types=[text]),
+    "claim by tag": lambda nexus, text: nexus.claim("Ada", tags=[text]),
+    "next task": lambda nexus, text: nexus.get_next_task("Ada", text),
+    "listing by type": lambda nexus, text: nexus.get_all_tasks(task_type=text),
+    "listing by tag": lambda nexus, text: nexus.get_all_tasks(tag=text),
+    "listing after": lambda nexus, text: nexus.get_all_tasks(after=text),
+    "actor": lambda nexus, text: nexus.add_task({"task_id": "T1"}, actor=text),
+    "canceller": lambda nexus, text: nexus.cancel("T0", actor=text),
+}
+
+
+@pytest.mark.parametrize("text", [NUL, SURROGATE], ids=["NUL", "lone surrogate"])
+@pytest.mark.parametrize("question", ODD_QUESTIONS)
+def test_a_question_with_odd_text_has_an_answer_or_a_typed_refusal(nexus: TaskNexus, question: str, text: str) -> None:
+    nexus.add_task({"task_id": "T0"})
+    try:
+        ODD_QUESTIONS[question](nexus, text)
+    except (InvalidTask, TaskNotFound) as refused:
+        assert "\n" not in str(refused)
+
+
+@pytest.mark.parametrize("limit", [-1, 2**40, 2**70])
+def test_odd_limits(nexus: TaskNexus, limit: int) -> None:
+    for ask in (
+        lambda: nexus.get_all_tasks(limit=limit),
+        lambda: nexus.get_pending_tasks(limit),
+        lambda: nexus.claim("Ada", limit),
+        lambda: nexus.register_agent("Ada", max_concurrency=limit),
+    ):
+        with pytest.raises(InvalidTask, match=r"limit|max_concurrency"):
+            ask()
+
+
+def test_a_listing_after_a_task_that_is_not_there(nexus: TaskNexus) -> None:
+    """An empty page would say that the listing is over."""
+    with pytest.raises(TaskNotFound):
+        nexus.get_all_tasks(after="nobody")
+
+
 def test_what_is_not_there(nexus: TaskNexus) -> None:
     assert nexus.get_task_by_id("nobody") is None
     for look in (nexus.history, nexus.attempts, nexus.explain, nexus.current_claim):

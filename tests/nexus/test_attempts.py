@@ -138,6 +138,46 @@ def test_a_failure_without_delay_is_offered_at_once(nexus: TaskNexus, at_work: A
     assert nexus.claim("Ada") != []
 
 
+class Rude(Exception):
+    """An exception that fails to say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no comment")
+
+    __repr__ = __str__
+
+
+def test_an_error_that_cannot_say_what_it_is_is_a_failure_all_the_same(nexus: TaskNexus, at_work: Any) -> None:
+    nexus.add_task({"task_id": "T1"})
+    task = nexus.fail(at_work("T1"), Rude())
+    assert (task.status, task.failure_count) == ("pending", 1)
+    assert task.error.startswith("Rude: ")
+
+
+@pytest.mark.parametrize("wish", [-5, float("nan"), float("inf"), 10**9, "soon", True, None])
+def test_a_wish_that_makes_no_sense_is_a_failure_all_the_same(nexus: TaskNexus, at_work: Any, wish: Any) -> None:
+    nexus.add_task({"task_id": "T1"})
+    error = type("Busy", (Exception,), {"retry_after_seconds": wish})("429")
+    assert nexus.fail(at_work("T1"), error).failure_count == 1
+
+
+def test_a_failure_in_foreign_words_is_made_fit_to_keep(nexus: TaskNexus, at_work: Any) -> None:
+    nexus.add_task({"task_id": "T1"})
+    task = nexus.fail(at_work("T1"), Failure(message="a\x00b" + "x" * 20_000, error_type="Odd\x00\ud800"))
+    assert task.error.startswith("Odd\N{REPLACEMENT CHARACTER}?: a\N{REPLACEMENT CHARACTER}b")
+
+
+@pytest.mark.parametrize("run_ref", [object(), {1: 2}, float("nan"), "a\x00b", ["\ud800"]])
+def test_a_reference_to_a_run_is_json(nexus: TaskNexus, everything: Any, run_ref: Any) -> None:
+    nexus.add_task({"task_id": "T1"})
+    claim = nexus.claim_task("T1", "Ada")
+    before = everything()
+    with pytest.raises(InvalidTask, match="run_ref"):
+        nexus.start(claim, run_ref)
+    assert everything() == before
+    assert nexus.start(claim, None).run_ref is None
+
+
 def test_an_attempt_that_ran_out_of_time_says_so(nexus: TaskNexus, at_work: Any) -> None:
     nexus.add_task({"task_id": "T1"})
     nexus.fail(at_work("T1"), Failure(message="took 31 s", error_type="Timeout", timed_out=True))

@@ -251,6 +251,36 @@ def test_claiming_the_impossible(nexus: TaskNexus) -> None:
             nexus.claim("Ada", lease_seconds=lease)
 
 
+class TestRegistration:
+    def test_one_capability_is_not_a_list_of_letters(self, nexus: TaskNexus) -> None:
+        agent = nexus.register_agent("Ada", "python", task_types="echo")
+        assert (agent.capabilities, agent.task_types) == (("python",), ("echo",))
+        assert nexus.confirm_agent("Ada", task_types="http").task_types == ("http",)
+
+    def test_blanks_and_repetitions_go(self, nexus: TaskNexus) -> None:
+        assert nexus.register_agent("Ada", [" b ", "a", "b"]).capabilities == ("a", "b")
+        nexus.add_task({"task_id": "T1", "required_capabilities": [" b"]})
+        assert offered(nexus) == ["T1"]
+
+    @pytest.mark.parametrize("wrong", ["a\x00b", "\ud800", "", "a\nb", "x" * 101, 7, None])
+    def test_what_is_no_name_is_refused(self, nexus: TaskNexus, everything: Any, wrong: Any) -> None:
+        before = everything()
+        for register in (
+            lambda: nexus.register_agent("Ada", [wrong]),
+            lambda: nexus.register_agent("Ada", task_types=["echo", wrong]),
+            lambda: nexus.confirm_agent("Ada", task_types=[wrong]),
+        ):
+            with pytest.raises(InvalidTask, match=r"capabilities|task_types"):
+                register()
+        assert everything() == before
+
+    @pytest.mark.parametrize("wrong", ["", "x" * 256, None, 7])
+    def test_an_agent_has_a_name(self, nexus: TaskNexus, wrong: Any) -> None:
+        for ask in (nexus.register_agent, nexus.confirm_agent, nexus.claim, nexus.get_next_task):
+            with pytest.raises(InvalidTask, match="agent_id"):
+                ask(wrong)
+
+
 def test_blanks_around_a_name_make_no_second_agent(nexus: TaskNexus) -> None:
     nexus.add_task({"task_id": "A", "assigned_to": " Ada "})
     assert nexus.claim_task("A", " Ada").agent_id == "Ada"

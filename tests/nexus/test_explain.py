@@ -56,6 +56,19 @@ def test_assigned(nexus: TaskNexus) -> None:
     assert codes(nexus, agent_id="Bo") == ["assigned"]
 
 
+def test_assigned_to_an_agent_that_has_not_come_yet(nexus: TaskNexus) -> None:
+    """An empty list means that it can be claimed, and the other way round."""
+    nexus.add_tasks(
+        [
+            {"task_id": "T1", "assigned_to": "Ada"},
+            {"task_id": "T2", "required_capabilities": ["x"], "assigned_to": "Ada"},
+        ]
+    )
+    assert codes(nexus, agent_id="Ada") == []
+    assert codes(nexus, "T2", "Ada") == ["capability"]
+    assert nexus.claim_task("T1", "Ada")
+
+
 def test_capability(nexus: TaskNexus) -> None:
     nexus.add_task({"task_id": "T1", "required_capabilities": ["a", "b"]})
     [reason] = nexus.explain("T1")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nexus import SweepReport, TaskMonitoringConfig, TaskNexus, sweeping, transitions
-from nexus.errors import ClaimLost
+from nexus.errors import ClaimLost, InvalidTask
 
 HOUR = 3600
 STRATEGIES = ("log_only", "mark_stalled", "reassign", "escalate")
@@ -340,6 +340,13 @@ class TestTheReport:
         later = clock() + timedelta(hours=2)
         report = nexus.sweep(now=later)
         assert (report.started_at, report.logged) == (later, 1)
+
+    def test_a_time_without_a_zone_is_refused(self, nexus: TaskNexus, everything: Any, clock: Any) -> None:
+        nexus.add_task({"task_id": "T1"})
+        before = everything()
+        with pytest.raises(InvalidTask, match="now has no time zone"):
+            nexus.sweep(now=(clock() + timedelta(hours=2)).replace(tzinfo=None))
+        assert everything() == before
 
     def test_the_settings_decide_where_the_caller_does_not(self, make_nexus: Any, clock: Any) -> None:
         nexus = make_nexus(monitoring={"pending_timeout_seconds": 5, "escalation_strategy": "mark_stalled"})
