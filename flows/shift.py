@@ -219,7 +219,6 @@ async def _attempt(task_id: str, number: int, agent_id: str) -> None:  # noqa: A
         lease_seconds=shift.lease_seconds,
         run_ref=run_ref(),
         log=run_log(),
-        executor=shift.threads,
     )
     raise_unless_completed(task_id, work.finished)
 
