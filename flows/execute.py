@@ -14,7 +14,7 @@ from flows.board import board
 from flows.handlers import runnable_types
 from flows.observe import ended_well, run_log, run_ref, tag_flow_run
 from flows.runner import Finished, NoHandler, run_attempt
-from flows.threads import in_thread
+from flows.threads import taken
 from nexus import AttemptOutcome, Claim, Task, TaskNexus, TaskStatus
 from nexus.errors import IllegalTransition, NotClaimable, TaskNotFound
 from nexus.retry import backoff_seconds
@@ -120,7 +120,7 @@ async def _claimed(nexus: TaskNexus, task_id: str, agent_id: str) -> Claim:
     """Claim the task, waiting for its own backoff where Prefect's delay was a little shorter."""
     while True:
         try:
-            return await in_thread(lambda: nexus.claim_task(task_id, agent_id), undo=nexus.release)
+            return await taken(lambda: nexus.claim_task(task_id, agent_id), undo=nexus.release)
         except NotClaimable as refused:
             present = await asyncio.to_thread(nexus.now)
             wait = (refused.available_at - present).total_seconds() if refused.available_at else 0

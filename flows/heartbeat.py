@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Literal
 
 from nexus import Claim, TaskNexus
-from nexus.errors import ClaimLost, DatabaseUnavailable, TaskNotFound
+from nexus.errors import ClaimLost, TaskNotFound
 
 logger = logging.getLogger("nexus.heartbeat")
 
@@ -64,16 +64,19 @@ def _beat(
     end: Callable[[Ending], None],
 ) -> None:
     renewed = time.monotonic()
+    note: str | None = None
     while not over.wait(lease_seconds / 3):
+        note = take_note() or note  # kept until a heartbeat has written it
         try:
-            if nexus.heartbeat(claim, take_note()).cancel_requested:
+            if nexus.heartbeat(claim, note).cancel_requested:
                 return end("cancelled")
-            renewed = time.monotonic()
+            renewed, note = time.monotonic(), None
         except (ClaimLost, TaskNotFound) as error:
             logger.warning("%s", error)
             return end("lost")
-        except DatabaseUnavailable as error:
-            logger.warning("cannot renew the lease on %s: %s", claim.task_id, error)
+        except Exception as error:
+            # Whatever it is: a thread that died of it would let the work go on without a lease.
+            logger.warning("cannot renew the lease on %s: %s: %s", claim.task_id, type(error).__name__, error)
             if time.monotonic() - renewed > lease_seconds:
                 return end("lost")
     return None

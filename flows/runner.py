@@ -5,27 +5,27 @@ the nexus before `run_attempt` ends, as long as the database can be reached with
 """
 
 import asyncio
-import contextvars
 import functools
 import inspect
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from flows.handlers import TaskContext, find
 from flows.handlers.contract import Handler
 from flows.heartbeat import Ending, heartbeat
-from flows.threads import in_thread
+from flows.threads import in_own_thread, outlast, to_the_end
 from nexus import AttemptOutcome, Claim, Task, TaskNexus
-from nexus.errors import ClaimLost, DatabaseUnavailable, InvalidTask, NexusError
+from nexus.errors import ClaimLost, DatabaseUnavailable, IllegalTransition, NexusError
+from nexus.schemas import Failure, clean
 
 T = TypeVar("T")
 
 GRACE_SECONDS: Final = 10.0
-"""How long a handler in a thread may take to notice that it must stop."""
+"""How long a handler may take to notice that it must stop."""
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -61,7 +61,6 @@ async def run_attempt(
     lease_seconds: float | None = None,
     run_ref: Any = None,
     log: Log | None = None,
-    executor: Executor | None = None,
     grace_seconds: float = GRACE_SECONDS,
 ) -> Finished:
     """Do the work of a claimed task once, and close the attempt.
@@ -69,66 +68,67 @@ async def run_attempt(
     Args:
         lease_seconds: the length of the claim's lease; None is the setting.
         run_ref: what made this attempt, kept on its row.
-        executor: for handlers that are `def`; None is the loop's own.
 
     Raises `NoHandler` (the claim is handed back), `ClaimLost` (before it began), `DatabaseUnavailable`, and
-    passes on `asyncio.CancelledError` after the claim was handed back.
+    passes on `asyncio.CancelledError`, and whatever else breaks the event loop off, after the claim was handed
+    back.
     """
+    run = _Run(nexus, claim, log or logging.getLogger("nexus.handlers"), lease_seconds, grace_seconds)
     work = find(claim.task.task_type)
     if work is None:
-        await asyncio.to_thread(nexus.release, claim, f"no handler for {claim.task.task_type}")
+        await run.hand_back(f"no handler for {claim.task.task_type}")
         raise NoHandler(claim.task_id, claim.task.task_type)
-    task = claim.task
-    try:
-        results = await asyncio.to_thread(nexus.results, task.depends_on) if task.depends_on else {}
-        note = await asyncio.to_thread(_review_note, nexus, task) if task.reason else None
-        attempt = await in_thread(lambda: nexus.start(claim, run_ref))
-    except asyncio.CancelledError:
-        await hand_back(nexus, claim, "its agent stopped before it began")
-        raise
-    context = TaskContext(
-        agent_id=claim.agent_id,
-        attempt_number=attempt.number,
-        idempotency_key=task.work_key,
-        settings=nexus.settings,
-        dependency_results=results,
-        previous_error=task.error,
-        review_note=note,
-        logger=log or logging.getLogger("nexus.handlers"),
-    )
-    run = _Run(nexus, claim, context, attempt.number, lease_seconds or nexus.settings.lease_seconds, grace_seconds)
-    return await run.until_closed(work, executor)
-
-
-def _review_note(nexus: TaskNexus, task: Task) -> str | None:
-    """The task's reason, if a reviewer gave it: a task that was completed once and is offered again was rejected."""
-    completed = any(attempt.outcome == AttemptOutcome.COMPLETED for attempt in nexus.attempts(task.task_id))
-    return task.reason if completed else None
-
-
-async def hand_back(nexus: TaskNexus, claim: Claim, reason: str) -> None:
-    """Release a claim, whatever becomes of us meanwhile; one that is lost already is no error."""
-    try:
-        await asyncio.shield(asyncio.to_thread(nexus.release, claim, reason))
-    except NexusError as error:
-        logging.getLogger("nexus.flows").warning("not handed back: %s", error)
+    await run.begin(run_ref)
+    return await run.until_closed(work)
 
 
 class _Run:
-    def __init__(
-        self, nexus: TaskNexus, claim: Claim, context: TaskContext, number: int, lease_seconds: float, grace: float
-    ) -> None:
-        self.nexus, self.claim, self.context, self.number = nexus, claim, context, number
-        self.lease_seconds, self.grace = lease_seconds, grace
+    context: TaskContext
+
+    def __init__(self, nexus: TaskNexus, claim: Claim, log: Log, lease_seconds: float | None, grace: float) -> None:
+        self.nexus, self.claim, self.log, self.grace = nexus, claim, log, grace
+        self.lease_seconds = lease_seconds or nexus.settings.lease_seconds
         self.began = time.monotonic()
+        self.number = 0
         self.ending: Ending | None = None
 
-    async def until_closed(self, work: Handler, executor: Executor | None) -> Finished:
-        doing = asyncio.ensure_future(self._call(work, executor))
+    async def begin(self, run_ref: Any) -> None:
+        task = self.claim.task
+        try:
+            await asyncio.sleep(0)  # where the caller was stopped while it claimed
+            attempt = await to_the_end(self.nexus.start, self.claim, run_ref)
+            self.number = attempt.number
+            results = await to_the_end(self.nexus.results, task.depends_on) if task.depends_on else {}
+            note = await to_the_end(self._review_note) if task.reason else None
+        except ClaimLost:
+            raise
+        except BaseException as error:
+            await self.hand_back(f"its agent could not begin: {type(error).__name__}")
+            raise
+        self.context = TaskContext(
+            agent_id=self.claim.agent_id,
+            attempt_number=attempt.number,
+            idempotency_key=task.work_key,
+            settings=self.nexus.settings,
+            dependency_results=results,
+            previous_error=task.error,
+            review_note=note,
+            logger=self.log,
+        )
+
+    def _review_note(self) -> str | None:
+        """The task's reason, if a reviewer gave it: what was completed once and is offered again was rejected."""
+        task = self.claim.task
+        completed = any(one.outcome == AttemptOutcome.COMPLETED for one in self.nexus.attempts(task.task_id))
+        return task.reason if completed else None
+
+    async def until_closed(self, work: Handler) -> Finished:
+        doing = asyncio.ensure_future(self._call(work))
 
         def end(ending: Ending) -> None:
-            self.ending = ending
-            self._stop(doing)
+            if not doing.done():
+                self.ending = ending
+                self._tell_to_stop(doing)
 
         keep = heartbeat(
             self.nexus,
@@ -137,57 +137,71 @@ class _Run:
             take_note=self.context.take_note,
             on_end=end,
         )
-        closing: asyncio.Future[Finished] | None = None
-        try:
-            async with keep:
+        async with keep:
+            try:
                 done, _ = await asyncio.wait({doing}, timeout=self.claim.task.timeout_seconds)
-                if not done:
-                    self._stop(doing)
-                    await asyncio.wait({doing})
-                closing = asyncio.ensure_future(self._close(doing, timed_out=not done))
-                return await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            if closing is not None:
-                await asyncio.wait({closing})  # it is being written down already
-            else:
-                self._stop(doing)
-                await asyncio.wait({doing})
-                await hand_back(self.nexus, self.claim, "its agent stopped")
-            raise
+                if self.ending is not None or not done:
+                    await self._stop(doing)
+                elif self._was_struck(doing):
+                    await doing
+            except BaseException:
+                # The agent is told to stop; the heartbeat goes on until the handler has wound down.
+                await self._stop(doing)
+                await self.hand_back("its agent stopped")
+                await self._keep_late_result(doing)
+                raise
+            return await self._close(doing, timed_out=not done)
 
-    def _stop(self, doing: asyncio.Future[Any]) -> None:
+    def _tell_to_stop(self, doing: asyncio.Task[Any]) -> None:
         self.context.stop.set()
-        doing.cancel()
+        if not doing.cancelling():  # a second cancellation would cut short how it tidies up
+            doing.cancel()
 
-    async def _call(self, work: Handler, executor: Executor | None) -> Any:
+    async def _stop(self, doing: asyncio.Task[Any]) -> None:
+        """Tell the handler to stop and wait for that, within its grace; a stop of our own strikes afterwards."""
+        self._tell_to_stop(doing)
+        stopped = await outlast(doing, self.grace)
+        if not doing.done():
+            self.log.error("the handler of %s did not stop; it goes on unheeded", self.claim.task_id)
+            doing.add_done_callback(_forget)
+        if stopped is not None and (present := asyncio.current_task()) is not None:
+            present.cancel(*stopped.args)
+
+    async def _call(self, work: Handler) -> Any:
         try:
             if inspect.iscoroutinefunction(work):
                 return await work(self.claim.task, self.context)
-            return await self._in_thread(work, executor)
+            result = await self._in_thread(functools.partial(work, self.claim.task, self.context))
+            return await result if inspect.isawaitable(result) else result
         except SystemExit as error:
             # A handler that calls sys.exit() ends its attempt, not the agent.
             raise RuntimeError(f"the handler called sys.exit({error.code!r})") from error
 
-    async def _in_thread(self, work: Handler, executor: Executor | None) -> Any:
-        call = functools.partial(contextvars.copy_context().run, work, self.claim.task, self.context)
-        running = asyncio.get_running_loop().run_in_executor(executor, call)
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        running = in_own_thread(functools.partial(_tamed, call), f"{self.claim.task_id} handler")
         try:
-            result = await asyncio.shield(running)
+            return await asyncio.shield(running)
         except asyncio.CancelledError:
             # A thread cannot be stopped from outside; it has seen `context.stop` and gets a while to act on it.
-            await asyncio.wait({running}, timeout=self.grace)
+            await outlast(running, self.grace)
             if not running.done():
-                self.context.logger.error("the handler of %s did not stop; its thread goes on", self.claim.task_id)
-            raise
-        return await result if inspect.isawaitable(result) else result
+                raise
+            return running.result()
+
+    @staticmethod
+    def _was_struck(doing: asyncio.Future[Any]) -> bool:
+        """A signal's exception came up in the main thread, and that was in the handler: it is not the handler's."""
+        return not (doing.cancelled() or isinstance(doing.exception(), Exception | None))
 
     async def _close(self, doing: asyncio.Future[Any], *, timed_out: bool) -> Finished:
-        if self.ending == "cancelled":
-            return self._finished(AttemptOutcome.CANCELLED, await asyncio.to_thread(self._task))
-        if self.ending == "lost" and doing.cancelled():
-            return self._finished(AttemptOutcome.LOST, None)
+        if self.ending is not None:
+            if self.ending == "lost":
+                # Where only the heartbeats were lost the claim is still ours to give.
+                await self.hand_back("its lease could not be renewed")
+            await self._keep_late_result(doing)
+            return await self._as_recorded(AttemptOutcome(self.ending))
         if timed_out:
-            said = None if doing.cancelled() else doing.exception()
+            said = doing.exception() if doing.done() and not doing.cancelled() else None
             last = f"; at the end it said: {said}" if said else ""
             return await self._failed(TimeoutError(f"took longer than {self.claim.task.timeout_seconds:g} s{last}"))
         if doing.cancelled():
@@ -196,37 +210,106 @@ class _Run:
         if error is not None:
             return await self._failed(error)
         try:
-            task = await self._insist(lambda: self.nexus.complete(self.claim, doing.result()))
-        except InvalidTask as unfit:
+            task = await to_the_end(self._insist, lambda: self.nexus.complete(self.claim, doing.result()))
+        except DatabaseUnavailable:
+            raise
+        except (ClaimLost, IllegalTransition) as refused:
+            return await self._as_recorded(AttemptOutcome.LOST, refused)
+        except Exception as unfit:
             return await self._failed(unfit)
-        except ClaimLost as lost:
-            self.context.logger.warning("%s Its result is kept as late_result.", lost)
-            return self._finished(AttemptOutcome.LOST, None, lost)
         return self._finished(AttemptOutcome.COMPLETED, task)
 
     async def _failed(self, error: BaseException) -> Finished:
+        failure = _in_words(error)
         try:
-            task = await self._insist(lambda: self.nexus.fail(self.claim, error))
-        except ClaimLost as lost:
-            self.context.logger.warning("%s", lost)
-            return self._finished(AttemptOutcome.LOST, None, error)
-        outcome = AttemptOutcome.TIMED_OUT if isinstance(error, TimeoutError) else AttemptOutcome.FAILED
+            task = await to_the_end(self._insist, lambda: self.nexus.fail(self.claim, failure))
+        except (ClaimLost, IllegalTransition) as refused:
+            self.log.warning("%s failed: %s", self.claim.task_id, failure)
+            return await self._as_recorded(AttemptOutcome.LOST, refused)
+        outcome = AttemptOutcome.TIMED_OUT if failure.timed_out else AttemptOutcome.FAILED
         return self._finished(outcome, task, error)
 
-    async def _insist(self, write: Callable[[], T]) -> T:
+    async def _as_recorded(self, otherwise: AttemptOutcome, refused: Exception | None = None) -> Finished:
+        """Somebody closed it before us: cancelled, blocked, lost; or we did, and the answer was lost."""
+
+        def look() -> tuple[AttemptOutcome, Task | None]:
+            mine = [one for one in self.nexus.attempts(self.claim.task_id) if one.claim_no == self.claim.claim_no]
+            task = self.nexus.get_task_by_id(self.claim.task_id)
+            current = task is not None and task.claim_no == self.claim.claim_no
+            return mine[-1].outcome, task if current else None
+
+        try:
+            outcome, task = await to_the_end(look)
+        except (NexusError, IndexError):
+            outcome, task = otherwise, None
+        if outcome == AttemptOutcome.RUNNING:
+            outcome = otherwise
+        if outcome in (AttemptOutcome.LOST, AttemptOutcome.RELEASED):
+            task = None
+        if refused is not None:
+            self.log.warning("%s", refused)
+        return self._finished(outcome, task, refused if outcome == AttemptOutcome.LOST else None)
+
+    async def hand_back(self, reason: str) -> None:
+        try:
+            with suppress(ClaimLost, IllegalTransition):  # it is not ours any more
+                await to_the_end(self.nexus.release, self.claim, reason)
+        except NexusError as error:
+            self.log.warning("not handed back: %s", error)
+
+    async def _keep_late_result(self, doing: asyncio.Future[Any]) -> None:
+        """What a handler returned although it was told to stop: perhaps half of it, so nothing is completed."""
+        if not doing.done() or doing.cancelled() or doing.exception() is not None or doing.result() is None:
+            return
+        try:
+            await to_the_end(self.nexus.complete, self.claim, doing.result())
+        except ClaimLost:
+            self.log.warning("What %s returned came late; it is kept as late_result.", self.claim.task_id)
+        except Exception as error:
+            self.log.warning("What %s returned came late and is not kept: %s", self.claim.task_id, error)
+
+    def _insist(self, write: Callable[[], T]) -> T:
         """Write until it is written or the lease is over: what was done cost somebody money."""
         deadline = time.monotonic() + self.lease_seconds
         while True:
+            with suppress(NexusError):  # the write itself says more
+                if note := self.context.take_note():
+                    self.nexus.heartbeat(self.claim, note)
             try:
-                return await asyncio.to_thread(write)
+                return write()
             except DatabaseUnavailable as error:
                 if time.monotonic() > deadline:
                     raise
-                self.context.logger.warning("%s Trying again.", error)
-                await asyncio.sleep(1)
-
-    def _task(self) -> Task | None:
-        return self.nexus.get_task_by_id(self.claim.task_id)
+                self.log.warning("%s Trying again.", error)
+                time.sleep(min(1.0, self.lease_seconds / 3))
 
     def _finished(self, outcome: AttemptOutcome, task: Task | None, error: BaseException | None = None) -> Finished:
         return Finished(outcome, self.number, time.monotonic() - self.began, task, error)
+
+
+def _tamed(call: Callable[[], T]) -> T:
+    """No signal strikes in a thread: what is raised there is the handler's own, and ends the attempt only."""
+    try:
+        return call()
+    except SystemExit:
+        raise
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):  # which no future can hold
+            raise
+        raise RuntimeError(f"the handler raised {type(error).__name__}: {error}") from error
+
+
+def _in_words(error: BaseException) -> Failure:
+    """The failure that the nexus keeps. Of an error with impossible wishes the text, of one without words the type."""
+    with suppress(Exception):
+        return Failure.of(error)
+    name = type(error).__name__
+    with suppress(Exception):
+        return Failure(message=clean(str(error)), error_type=name)
+    return Failure(message="an error that cannot be put into words", error_type=name)
+
+
+def _forget(doing: asyncio.Future[Any]) -> None:
+    """Its end interests nobody, so asyncio need not complain that nobody asked."""
+    if not doing.cancelled():
+        doing.exception()

@@ -1,9 +1,8 @@
 """`process_agent_tasks`: one agent works through what it may claim; one flow run, one Prefect task run an attempt."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,8 +17,8 @@ from flows.execute import AgentId, raise_unless_completed
 from flows.handlers import runnable_types
 from flows.observe import ATTEMPT_NAME, artifact_key, ended_well, run_log, run_ref, show_markdown, tag_flow_run
 from flows.reports import AttemptReport, ShiftReport
-from flows.runner import Finished, hand_back, run_attempt
-from flows.threads import in_thread
+from flows.runner import Finished, run_attempt
+from flows.threads import taken, to_the_end
 from nexus import Claim, TaskNexus
 from nexus.errors import DatabaseUnavailable, NexusError
 
@@ -97,7 +96,6 @@ class Shift:
     episode_id: str | None
     max_tasks: int | None
     lease_seconds: float
-    threads: ThreadPoolExecutor = field(init=False)
     done: list[AttemptReport] = field(default_factory=list)
     begun: int = 0
 
@@ -105,39 +103,29 @@ class Shift:
         """Claim and work until there is nothing left to do; hand back what is held when stopped."""
         started_at = await asyncio.to_thread(self.nexus.now)
         hands: set[asyncio.Task[None]] = set()
-        async with self._own_threads():
-            try:
-                while True:
-                    claims = await self._claim(self.concurrency - len(hands))
-                    hands |= {asyncio.create_task(self._attempt(claim), name=claim.task_id) for claim in claims}
-                    if not hands and not claims and not await self._worth_waiting(wait, beside):
-                        break
-                    await self._pause(hands)
-                    for hand in [hand for hand in hands if hand.done()]:
-                        hands.remove(hand)
-                        hand.result()
-            finally:
-                # Stopped from outside, or by a fault: every attempt hands its task back before the shift ends.
-                for hand in hands:
-                    hand.cancel()
-                await asyncio.gather(*hands, return_exceptions=True)
-        return await self._report(started_at)
-
-    @asynccontextmanager
-    async def _own_threads(self) -> AsyncIterator[None]:
-        """Threads for `def` handlers, so that they never wait for one another or hold up the nexus's calls."""
-        self.threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix=f"{self.agent_id} handler")
         try:
-            yield
+            while True:
+                claims = await self._claim(self.concurrency - len(hands))
+                hands |= {asyncio.create_task(self._attempt(claim), name=claim.task_id) for claim in claims}
+                if not hands and not claims and not await self._worth_waiting(wait, beside):
+                    break
+                await self._pause(hands)
+                for hand in [hand for hand in hands if hand.done()]:
+                    hands.remove(hand)
+                    hand.result()
         finally:
-            self.threads.shutdown(wait=False, cancel_futures=True)
+            # Stopped from outside, or by a fault: every attempt hands its task back before the shift ends.
+            for hand in hands:
+                hand.cancel()
+            await asyncio.gather(*hands, return_exceptions=True)
+        return await self._report(started_at)
 
     async def _claim(self, free: int) -> list[Claim]:
         limit = free if self.max_tasks is None else min(free, self.max_tasks - self.begun)
         if limit <= 0:
             return []
         try:
-            claims = await in_thread(
+            claims = await taken(
                 lambda: self.nexus.claim(
                     self.agent_id,
                     limit,
@@ -183,7 +171,7 @@ class Shift:
         finally:
             _work.reset(token)
             if not work.taken:
-                await hand_back(self.nexus, claim, NOT_BEGUN)
+                await to_the_end(self._release_all, [claim])
         if work.finished is not None:
             self.done.append(_reported(claim.task_id, work.finished))
 
@@ -223,7 +211,6 @@ async def _attempt(task_id: str, number: int, agent_id: str) -> None:  # noqa: A
         lease_seconds=shift.lease_seconds,
         run_ref=run_ref(),
         log=run_log(),
-        executor=shift.threads,
     )
     raise_unless_completed(task_id, work.finished)
 

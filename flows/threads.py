@@ -1,22 +1,91 @@
-"""Calls of the nexus from the event loop: in a thread, and never left half-watched."""
+"""Calls in threads that a stop does not cut in half.
+
+Cancelling a coroutine that waits for a thread stops the waiting, not the thread: a claim that is taken or a
+result that is written meanwhile would be nobody's. So what touches the nexus is waited for to its end.
+"""
 
 import asyncio
+import contextvars
+import functools
+import threading
+import time
 from collections.abc import Callable
-from typing import TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-async def in_thread(call: Callable[[], T], *, undo: Callable[[T], object] | None = None) -> T:
-    """Run a blocking call in a thread. A cancellation waits for its end, and passes what it gave to `undo`.
+async def to_the_end(call: Callable[..., T], *given: Any, **named: Any) -> T:
+    """`call` in a thread, waited for also by a caller who is cancelled meanwhile: that strikes at its next await."""
+    context = contextvars.copy_context()
+    work = functools.partial(context.run, call, *given, **named)
+    running = asyncio.get_running_loop().run_in_executor(None, work)
+    stopped = await outlast(running)
+    if stopped is not None:
+        _this_task().cancel(*stopped.args)
+    return running.result()
 
-    A thread cannot be interrupted: a claim that is being written when its shift is cancelled will be there.
+
+async def taken(call: Callable[[], T], *, undo: Callable[[T], object]) -> T:
+    """`call` in a thread. Where the caller is cancelled meanwhile, what it gave goes to `undo` before that strikes."""
+    taking = asyncio.ensure_future(asyncio.to_thread(call))
+    stopped = await outlast(taking)
+    if stopped is None:
+        return taking.result()
+    if taking.exception() is None:
+        await to_the_end(undo, taking.result())
+    raise stopped
+
+
+async def outlast(waited_for: asyncio.Future[Any], seconds: float | None = None) -> asyncio.CancelledError | None:
+    """Wait for an end, at most `seconds`, whoever cancels; the cancellation that came meanwhile, for the caller."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    stopped = None
+    while not waited_for.done():
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            break
+        try:
+            await asyncio.wait({waited_for}, timeout=left)
+        except asyncio.CancelledError as error:
+            _this_task().uncancel()
+            stopped = error
+    return stopped
+
+
+def in_own_thread(call: Callable[[], T], name: str) -> asyncio.Future[T]:
+    """`call` in a thread of its own, which holds up neither the others nor the end of the process.
+
+    The pools of Python do both: a call that never returns keeps its place, and the interpreter waits for it.
     """
-    running = asyncio.ensure_future(asyncio.to_thread(call))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait({running})
-        if undo is not None and running.exception() is None:
-            await asyncio.shield(asyncio.to_thread(undo, running.result()))
-        raise
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result: T | None = None
+        error: BaseException | None = None
+        try:
+            result = context.run(call)
+        except BaseException as raised:
+            error = raised
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
