@@ -71,9 +71,12 @@ class Claiming(OpenBoard):
     def start(self, claim: Claim, run_ref: Any = None) -> Attempt:
         """Begin to work: opens attempt n+1 and renews the lease. `run_ref` (JSON) says which run it is.
 
-        Raises `ClaimLost`, `IllegalTransition`.
+        Raises `ClaimLost`, `IllegalTransition`, `InvalidTask` (`run_ref` is no JSON).
         """
-        check_json(run_ref)
+        try:
+            check_json(run_ref)
+        except ValueError as error:
+            raise InvalidTask(f"the run_ref of task {claim.task_id!r} {error}") from None
         _, attempt = self._database.write(lambda tx: transitions.start(tx, claim, run_ref))
         return queries.to_attempt(attempt)
 

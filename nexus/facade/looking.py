@@ -33,11 +33,15 @@ class Looking(OpenBoard):
     ) -> list[Task]:
         """Tasks in order of arrival, filtered; `after` is the task id at which the page before ended.
 
-        `agent_id` means held or assigned. Raises `InvalidTask` for a status that does not exist.
+        `agent_id` means held or assigned. Raises `InvalidTask` for a status that does not exist, and
+        `TaskNotFound` for `after`.
         """
         statuses = _statuses(status)
-        return self._database.read(
-            lambda tx: queries.list_tasks(
+
+        def work(tx: Tx) -> list[Task]:
+            if after is not None:
+                self._task(tx, after)
+            return queries.list_tasks(
                 tx,
                 statuses=statuses,
                 task_type=task_type,
@@ -47,7 +51,8 @@ class Looking(OpenBoard):
                 after=after,
                 limit=limit,
             )
-        )
+
+        return self._database.read(work)
 
     def get_pending_tasks(self, limit: int | None = None) -> list[Task]:
         """What could be claimed now, in the order of claims; assignment and capabilities are not looked at."""
@@ -110,4 +115,4 @@ def _statuses(status: TaskStatus | str | Sequence[TaskStatus | str] | None) -> l
     try:
         return [TaskStatus(str(one).lower()) for one in given]
     except ValueError as error:
-        raise InvalidTask(f"{error}; the states are {', '.join(TaskStatus)}") from None
+        raise InvalidTask(f"{str(error).split()[0]} is no status; the states are {', '.join(TaskStatus)}") from None
