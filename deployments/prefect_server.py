@@ -73,7 +73,7 @@ class OwnServer:
 
     def enter(self, say: Say, check: Check) -> bool:
         """Joins the server, or starts one; True where nobody else uses it. It answers when this returns."""
-        self.home.mkdir(parents=True, exist_ok=True)
+        self.settings.make_home()
         try:
             with deciding(self.home / "service.lock"):
                 alone = self._users.try_acquire()

@@ -95,6 +95,7 @@ def run(order: Order, say: Say, *, quiet: bool = False) -> tuple[int, "EpisodeRe
     Raises `NexusError`s: the board cannot be read, no server can be started, an agent is not confirmed.
     """
     settings = settings_for(order)
+    settings.make_home()
     with TaskNexus(settings=settings) as nexus:
         episode, board, imported = load(nexus, order, say)
         if not (imported.accepted or imported.updated or imported.unchanged):

@@ -38,8 +38,7 @@ def up(settings: NexusSettings, *, say: Say) -> None:
     A second Ctrl-C stops without waiting. Raises a `ServiceError` where it cannot start or go on; what it had
     started is stopped then as well. `say` gets the lines for the user. Only in the main thread.
     """
-    home = settings.home.absolute()
-    home.mkdir(parents=True, exist_ok=True)
+    home = settings.make_home()
     only_one = FileLock(home / "up.lock")
     if not only_one.try_acquire():
         owner = only_one.read()

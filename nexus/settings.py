@@ -4,9 +4,12 @@ Read from, in this order: arguments, `NEXUS_*` environment (`NEXUS_MONITORING__P
 `nexus.toml` in the working directory. A wrong value is an `InvalidSettings` that names its key.
 """
 
+import json
+import os
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
@@ -132,13 +135,7 @@ class NexusSettings(BaseSettings):
         Raises `DatabaseUnavailable`.
         """
         if not (url or self.database_url):
-            try:
-                self.home.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise DatabaseUnavailable(
-                    f"{self.home} cannot be made: {error.strerror}. Choose another folder with NEXUS_HOME, "
-                    "or another database with NEXUS_DATABASE_URL."
-                ) from error
+            self.make_home()
         return url or self.url
 
     @classmethod
@@ -152,8 +149,25 @@ class NexusSettings(BaseSettings):
         except ValidationError as error:
             lines = [f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()]
             raise InvalidSettings("Wrong settings (NEXUS_* environment or nexus.toml): " + "; ".join(lines)) from None
-        except (tomllib.TOMLDecodeError, SettingsError, UnicodeDecodeError) as error:
-            raise InvalidSettings(f"Wrong settings (NEXUS_* environment or nexus.toml): {error}") from None
+        except SettingsError as error:
+            wrong = "; ".join(f"{key}: {name} is not JSON" for key, name in _not_json(cls))
+            how = f'{wrong}; a list is written ["git", "make"], a section {{"port": 4201}}' if wrong else error
+            raise InvalidSettings(f"Wrong settings (NEXUS_* environment): {how}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InvalidSettings(f"nexus.toml is not TOML: {error}") from None
+        except OSError as error:
+            raise InvalidSettings(f"nexus.toml cannot be read: {error.strerror or error}") from None
+
+    def make_home(self) -> Path:
+        """The home, absolute, made where it is missing. Raises `DatabaseUnavailable` where it cannot be."""
+        home = self.home.absolute()
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseUnavailable(
+                f"{self.home} cannot be made: {error.strerror}. Choose another folder with NEXUS_HOME."
+            ) from error
+        return home
 
     @classmethod
     def settings_customise_sources(
@@ -165,3 +179,25 @@ class NexusSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def _not_json(settings: type[NexusSettings]) -> Iterator[tuple[str, str]]:
+    """The variables that are to hold JSON and do not: pydantic-settings names their section only."""
+    prefix = "nexus_"
+    for name, value in os.environ.items():
+        path = name.lower().removeprefix(prefix).split("__")
+        if name.lower().startswith(prefix) and _takes_json(settings, path):
+            try:
+                json.loads(value)
+            except ValueError:
+                yield ".".join(path), name
+
+
+def _takes_json(model: type[BaseModel], path: list[str]) -> bool:
+    field = model.model_fields.get(path[0])
+    if field is None:
+        return False
+    section = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    if section and path[1:]:
+        return _takes_json(field.annotation, path[1:])  # type: ignore[arg-type]
+    return section or get_origin(field.annotation) is tuple

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nexus.cli.output import Json, emit, open_nexus, say, table, when
+from nexus.cli.output import MOST, Json, emit, open_nexus, say, table, when
 
 if TYPE_CHECKING:
     from nexus import Agent
@@ -29,7 +29,9 @@ def register(
     context: typer.Context,
     agent_id: Annotated[str, typer.Argument(help="The agent's id.", show_default=False)],
     capability: Annotated[list[str] | None, typer.Option("--capability", "-c", help="May be repeated.")] = None,
-    max_concurrency: Annotated[int | None, typer.Option(min=1, help="Claims that it may hold at once.")] = None,
+    max_concurrency: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Claims that it may hold at once.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Register an agent, or change what is given here of one that is registered."""

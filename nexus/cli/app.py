@@ -1,13 +1,15 @@
 """The command itself: its options for all verbs, and how errors become one line and an exit code."""
 
+import errno
+import io
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from nexus.cli import agents, boards, database, look, operate, work
-from nexus.cli.output import REFUSED, say
+from nexus.cli.output import REFUSED, USAGE, say
 from nexus.errors import NexusError
 
 app = typer.Typer(
@@ -42,16 +44,43 @@ app.add_typer(agents.app, name="agents")
 app.add_typer(database.app, name="db")
 
 
+UsageError: type[Any] = typer.BadParameter.__mro__[1]
+"""Of click, or of the click that newer versions of typer bring along; typer itself gives it no public name."""
+
+UNWRITTEN = frozenset({errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO})
+"""What a write to stdout can meet."""
+
+
 def run(command: typer.Typer) -> None:
-    """Run the command; errors made on purpose are one line on stderr and exit code 1."""
+    """Run the command; what goes wrong is one line on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that knows no umlauts gets them as \\xfc, and no traceback.
+            stream.reconfigure(errors="backslashreplace")
     try:
-        command()
+        code = command(prog_name="nexus", standalone_mode=False)
+        sys.stdout.flush()
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            where = error.ctx.command_path if error.ctx else "nexus"
+            say(f"{where}: {' '.join(error.format_message().split())} (help: {where} -h)")
+        code = USAGE
     except NexusError as error:
         say(" ".join(str(error).split("\n")))
-        sys.exit(REFUSED)
+        code = REFUSED
+    except UnicodeEncodeError:
+        say("An argument is not valid Unicode text.")
+        code = USAGE
     except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        # Whoever reads us has had enough (`nexus list | head`).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        code = 130
+    except OSError as error:
+        if error.filename is not None or error.errno not in UNWRITTEN:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tries again at its end
+        code = 0
+        if error.errno != errno.EPIPE:  # who reads a pipe may have had enough: `nexus list | head`
+            say(f"The output cannot be written: {error.strerror}.")
+            code = REFUSED
+    sys.exit(code or 0)

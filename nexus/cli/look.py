@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nexus.cli.output import (
+    MOST,
+    USAGE,
     Actor,
     Json,
     TaskId,
@@ -14,6 +16,7 @@ from nexus.cli.output import (
     open_nexus,
     parse_json,
     print_json,
+    refuse,
     say,
     status_text,
     table,
@@ -89,11 +92,16 @@ def list_tasks(
     tag: Annotated[str | None, typer.Option()] = None,
     agent: Annotated[str | None, typer.Option("--agent", "-a", help="Held by, or assigned to.")] = None,
     episode: Annotated[str | None, typer.Option()] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=MOST, help="At most so many.")] = 100,
     after: Annotated[str | None, typer.Option(help="The last task id of the page before.")] = None,
     as_json: Json = False,
 ) -> None:
     """Tasks in order of arrival."""
+    from nexus import TaskStatus
+
+    for word in status or ():
+        if word.lower() not in set(TaskStatus):
+            refuse(f"{word!r} is no status; the states are {', '.join(TaskStatus)}.", USAGE)
     tasks = open_nexus(context).get_all_tasks(
         status or None, task_type=task_type, tag=tag, agent_id=agent, episode_id=episode, limit=limit, after=after
     )

@@ -18,6 +18,9 @@ DONE, REFUSED, USAGE, NOTHING = 0, 1, 2, 3
 """Exit codes: done; refused, stderr says why; wrong usage; nothing to claim."""
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+MOST = 1_000_000
+"""No number of tasks or claims is larger."""
+
 TaskId = Annotated[str, typer.Argument(help="The task's id.", show_default=False)]
 Actor = Annotated[str | None, typer.Option("--by", help="Who decides this; kept in the history.")]
 

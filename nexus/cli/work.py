@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nexus.cli.output import NOTHING, USAGE, Json, TaskId, emit, flat, open_nexus, parse_json, refuse, say, when
+from nexus.cli.output import MOST, NOTHING, USAGE, Json, TaskId, emit, flat, open_nexus, parse_json, refuse, say, when
 
 if TYPE_CHECKING:
     from nexus import Claim, TaskNexus
 
+MAX_CLAIM_NO = 2**31 - 1
+
 Agent = Annotated[str, typer.Option("--agent", "-a", help="Who claims.", envvar="NEXUS_AGENT")]
 Holder = Annotated[str | None, typer.Option("--agent", "-a", help="Who holds the claim.", envvar="NEXUS_AGENT")]
-ClaimNo = Annotated[int | None, typer.Option("--claim-no", "-c", help="The number that `nexus claim` gave.")]
+ClaimNo = Annotated[
+    int | None, typer.Option("--claim-no", "-c", min=1, max=MAX_CLAIM_NO, help="The number that `nexus claim` gave.")
+]
 Lease = Annotated[float | None, typer.Option("--lease", help="Seconds that the claim holds without a heartbeat.")]
 
 
@@ -38,7 +42,7 @@ def claim(
     context: typer.Context,
     agent: Agent,
     task_id: Annotated[str | None, typer.Argument(help="This one task only.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Take up to so many.")] = 1,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=MOST, help="Take up to so many.")] = 1,
     task_type: Annotated[
         list[str] | None, typer.Option("--type", "-t", help="Only this task type; may be repeated.")
     ] = None,
