@@ -58,6 +58,7 @@ def run(command: typer.Typer) -> None:
             # A terminal that knows no umlauts gets them as \\xfc, and no traceback.
             stream.reconfigure(errors="backslashreplace")
     try:
+        " ".join(sys.argv).encode()  # bytes that are no text come in as lone surrogates, which nothing can keep
         code = command(prog_name="nexus", standalone_mode=False)
         sys.stdout.flush()
     except UsageError as error:
