@@ -1,6 +1,7 @@
 """`process_agent_tasks`: one agent works through what it may claim; one flow run, one Prefect task run an attempt."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import ContextVar
@@ -97,7 +98,10 @@ class Shift:
     max_tasks: int | None
     lease_seconds: float
     done: list[AttemptReport] = field(default_factory=list)
-    begun: int = 0
+    claimed: int = 0
+    """Claims so far, for `max_tasks`."""
+    not_begun: dict[str, Claim] = field(default_factory=dict)
+    """Claims whose attempt has not begun, by task."""
 
     async def work(self, *, wait: bool, beside: Sequence[str] = ()) -> ShiftReport:
         """Claim and work until there is nothing left to do; hand back what is held when stopped."""
@@ -118,33 +122,40 @@ class Shift:
             for hand in hands:
                 hand.cancel()
             await asyncio.gather(*hands, return_exceptions=True)
+            # A hand that was stopped before its first step could not.
+            await to_the_end(self._release_all, list(self.not_begun.values()))
         return await self._report(started_at)
 
     async def _claim(self, free: int) -> list[Claim]:
-        limit = free if self.max_tasks is None else min(free, self.max_tasks - self.begun)
+        limit = free if self.max_tasks is None else min(free, self.max_tasks - self.claimed)
         if limit <= 0:
             return []
-        try:
-            claims = await taken(
-                lambda: self.nexus.claim(
-                    self.agent_id,
-                    limit,
-                    task_types=self.task_types,
-                    episode_id=self.episode_id,
-                    lease_seconds=self.lease_seconds,
-                ),
-                undo=self._release_all,
-            )
-        except DatabaseUnavailable as error:
-            run_log().warning("%s Trying again.", error)
-            await asyncio.sleep(POLL_SECONDS)
-            return []
-        self.begun += len(claims)
+        deadline = time.monotonic() + self.lease_seconds
+        while True:
+            try:
+                claims = await taken(lambda: self._take(limit), undo=self._release_all)
+                break
+            except DatabaseUnavailable as error:
+                if time.monotonic() > deadline:
+                    raise
+                run_log().warning("%s Trying again.", error)
+                await asyncio.sleep(POLL_SECONDS)
+        self.claimed += len(claims)
+        self.not_begun |= {claim.task_id: claim for claim in claims}
         return claims
+
+    def _take(self, limit: int) -> list[Claim]:
+        return self.nexus.claim(
+            self.agent_id,
+            limit,
+            task_types=self.task_types,
+            episode_id=self.episode_id,
+            lease_seconds=self.lease_seconds,
+        )
 
     async def _worth_waiting(self, wait: bool, beside: Sequence[str]) -> bool:
         """Nothing is held and nothing can be claimed now: whether that may change."""
-        if not wait or (self.max_tasks is not None and self.begun >= self.max_tasks):
+        if not wait or (self.max_tasks is not None and self.claimed >= self.max_tasks):
             return False
         if self.episode_id is None:
             return True
@@ -167,11 +178,11 @@ class Shift:
         try:
             # Prefect types return_state for sync tasks only.
             number = claim.task.attempt_count + 1
-            await _attempt(claim.task_id, number, claim.agent_id, return_state=True)  # type: ignore[misc]
+            await attempt(claim.task_id, number, claim.agent_id, return_state=True)  # type: ignore[misc]
         finally:
             _work.reset(token)
-            if not work.taken:
-                await to_the_end(self._release_all, [claim])
+            if unbegun := self.not_begun.pop(claim.task_id, None):
+                await to_the_end(self._release_all, [unbegun])
         if work.finished is not None:
             self.done.append(_reported(claim.task_id, work.finished))
 
@@ -193,7 +204,6 @@ class _Work:
 
     shift: Shift
     claim: Claim
-    taken: bool = False
     finished: Finished | None = None
 
 
@@ -201,10 +211,10 @@ _work: ContextVar[_Work] = ContextVar("work")
 
 
 @task(name="attempt", task_run_name=ATTEMPT_NAME, cache_policy=NO_CACHE)
-async def _attempt(task_id: str, number: int, agent_id: str) -> None:  # noqa: ARG001 - they name the run
+async def attempt(task_id: str, number: int, agent_id: str) -> None:  # noqa: ARG001 - they name the run
     work = _work.get()
-    work.taken = True
     shift = work.shift
+    shift.not_begun.pop(task_id)
     work.finished = await run_attempt(
         shift.nexus,
         work.claim,
