@@ -165,7 +165,8 @@ def _insert(tx: Tx, rows: Sequence[dict[str, Any]], actor: str | None) -> None:
         added = records.add_tasks(tx, batch)
         for row in batch:
             if row["task_id"] not in added:
-                if row["idempotency_key"] and not queries.task_row(tx, row["task_id"]):
+                there = queries.task_row(tx, row["task_id"])
+                if row["idempotency_key"] and (there is None or there.idempotency_key == row["idempotency_key"]):
                     raise Again  # another process added the same key since we looked
                 raise TaskExists(row["task_id"])
         records.write_events(tx, [arrival(row, "add", actor) for row in batch])

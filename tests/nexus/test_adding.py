@@ -1,14 +1,17 @@
 """How tasks come onto the board, and what is kept off it."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from pydantic import ValidationError
 
-from nexus import NewTask, RetryPolicy, TaskNexus, TaskStatus
+from nexus import NewTask, RetryPolicy, TaskNexus, TaskStatus, intake
 from nexus.errors import DependencyCycle, InvalidTask, TaskExists, TaskNotFound
 
 
@@ -115,6 +118,34 @@ def test_the_same_key_twice_is_the_same_task(nexus: TaskNexus, clock: Any) -> No
     ids = nexus.add_tasks([{"idempotency_key": "k2"}, {"idempotency_key": "k1"}, {"idempotency_key": "k2"}])
     assert ids == [ids[0], first.task_id, ids[0]]
     assert nexus.stats() == {"pending": 2}
+
+
+def test_the_same_id_and_key_added_twice_at_once(postgres_url: str, open_board: Any) -> None:
+    """The second has looked for the key before the first wrote it, and meets the first's row when it writes."""
+    first, second = open_board(postgres_url), open_board(postgres_url)
+    task = {"task_id": "T1", "idempotency_key": "k1"}
+
+    def add_while_the_other_adds(tx: Any) -> Any:
+        first_ids = intake.add(tx, [NewTask(**task)], RetryPolicy(), None)
+        other = pool.submit(second.add_task, task)
+        wait_for_somebody_to_wait(tx)
+        return first_ids, other
+
+    with ThreadPoolExecutor(1) as pool:
+        first_ids, other = first._database.write(add_while_the_other_adds)
+        assert first_ids == ["T1"] == [other.result(timeout=30).task_id]
+    assert first.stats() == {"pending": 1}
+
+
+def wait_for_somebody_to_wait(tx: Any) -> None:
+    """Until another connection waits for a lock that ours holds (PostgreSQL)."""
+    until = time.monotonic() + 30
+    waits = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    while not tx.plain(sa.text("SELECT pg_stat_clear_snapshot()")) or not tx.plain(waits).scalar():
+        assert time.monotonic() < until, "nobody waits"
+        time.sleep(0.01)
 
 
 def test_a_repeated_batch_adds_nothing(nexus: TaskNexus, everything: Any) -> None:
