@@ -161,9 +161,17 @@ def _words(value: Any) -> str:
 def _attempts(attempts: "list[Attempt]") -> None:
     def row(one: "Attempt") -> tuple[object, ...]:
         seconds = f"{(one.finished_at - one.started_at).total_seconds():.1f}" if one.finished_at else ""
-        return one.number, one.agent_id, one.outcome, when(one.started_at), seconds, flat(one.error or one.note)
+        late = "" if one.late_result is None else "; a result came too late and is kept (--json shows it)"
+        return (
+            one.number,
+            one.agent_id,
+            one.outcome,
+            when(one.started_at),
+            seconds,
+            (one.error or one.note or "") + late,
+        )
 
-    table(["#", "agent", "outcome", "started (UTC)", "seconds", "error"], map(row, attempts), right=("#", "seconds"))
+    table(["#", "agent", "outcome", "started (UTC)", "seconds", "said"], map(row, attempts), right=("#", "seconds"))
 
 
 def history(context: typer.Context, task_id: TaskId, as_json: Json = False) -> None:
