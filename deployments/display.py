@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -22,6 +23,19 @@ if TYPE_CHECKING:
 
 REFRESH_SECONDS: Final = 0.5
 
+LOOKED_AT: Final = 20
+"""Waiting tasks that are asked what they wait for, when nothing else goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """An episode at one moment."""
+
+    counts: Counter[str]
+    held: Sequence[Task]
+    waiting: str | None
+    """What all wait for, where nobody works and time alone brings something to do."""
+
 
 class Display:
     """Follows an episode. On stderr, so that stdout stays free for data."""
@@ -30,7 +44,7 @@ class Display:
         self.nexus, self.episode_id, self.agents = nexus, episode_id, agents
         self.console = Console(stderr=True, highlight=False)
         self.live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
-        self._said: Counter[str] | None = None
+        self._said: Present | None = None
 
     def __enter__(self) -> Self:
         if self.live:
@@ -44,38 +58,59 @@ class Display:
             self.live.stop()
 
     async def follow(self) -> None:
-        """Show the present until cancelled. Two small queries a time, whatever the size of the board."""
+        """Show the present until cancelled. A few small queries a time, whatever the size of the board."""
         while True:
-            counts, held = await asyncio.to_thread(self._look)
-            if self.live:
-                self.live.update(self._draw(counts, held), refresh=True)
-            elif counts != self._said:
-                self._said = counts
-                self.console.print(_line(counts), soft_wrap=True)
+            await asyncio.to_thread(self.show)
             await asyncio.sleep(REFRESH_SECONDS)
 
-    def _look(self) -> tuple[Counter[str], list[Task]]:
-        counts = self.nexus.stats(self.episode_id)
-        return counts, self.nexus.get_all_tasks(sorted(HELD), episode_id=self.episode_id, limit=200)
+    def show(self) -> None:
+        """Draw the present; on a pipe, say what is new."""
+        present, before = self.look(), self._said
+        self._said = present
+        if self.live:
+            self.live.update(self.draw(present), refresh=True)
+            return
+        if before is None or present.counts != before.counts:
+            self.console.print(_line(present.counts), soft_wrap=True)
+        if present.waiting and (before is None or present.waiting != before.waiting):
+            self.console.print(Text(present.waiting), soft_wrap=True)
 
-    def _draw(self, counts: Counter[str], held: Sequence[Task]) -> Group:
+    def look(self) -> Present:
+        """Ask the nexus."""
+        counts = self.nexus.stats(self.episode_id)
+        held = self.nexus.get_all_tasks(sorted(HELD), episode_id=self.episode_id, limit=200)
+        return Present(counts, held, None if held else self._waiting())
+
+    def _waiting(self) -> str | None:
+        pending = self.nexus.get_all_tasks(TaskStatus.PENDING, episode_id=self.episode_id, limit=1000)
+        for task in sorted(pending, key=lambda one: one.available_at)[:LOOKED_AT]:
+            reasons = self.nexus.explain(task.task_id)
+            if not reasons:
+                return None  # an agent is about to take it
+            if {reason.code for reason in reasons} <= {"not_before", "backoff"}:
+                return f"waiting for {flat(task.task_id)}: {flat(reasons[0].message)}"
+        return None
+
+    def draw(self, present: Present) -> Group:
+        """For a terminal: who works on what, how far it is, what is waited for."""
         at_work = Table(box=None, pad_edge=False, header_style="bold")
-        at_work.add_column("agent")
-        at_work.add_column("works on", overflow="ellipsis", no_wrap=True)
+        at_work.add_column("agent", no_wrap=True, overflow="ellipsis", max_width=30)
+        at_work.add_column("works on", no_wrap=True, overflow="ellipsis")
         for agent_id in self.agents:
-            mine = [task for task in held if task.claimed_by == agent_id]
+            mine = [task for task in present.held if task.claimed_by == agent_id]
             what = Text(", ".join(f"{flat(task.task_id)} · attempt {max(task.attempt_count, 1)}" for task in mine))
-            at_work.add_row(agent_id, what if mine else Text("waits", style="dim"))
-        done = sum(counts[status] for status in TERMINAL)
-        return Group(at_work, Text(), ProgressBar(total=max(counts.total(), 1), completed=done), _line(counts))
+            at_work.add_row(Text(flat(agent_id)), what if mine else Text("waits", style="dim"))
+        done = sum(present.counts[status] for status in TERMINAL)
+        # The bar ends no line by itself, so what follows it would be drawn behind the edge of the screen.
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=max(present.counts.total(), 1), completed=done))
+        waiting = [Text(present.waiting, style="dim", no_wrap=True, overflow="ellipsis")] if present.waiting else []
+        return Group(at_work, Text(), bar, _line(present.counts), *waiting)
 
 
 def _line(counts: Counter[str]) -> Text:
-    parts: list[Any] = []
-    for status in TaskStatus:
-        if counts[status]:
-            parts += [(f"{counts[status]} {status}", STATUS_STYLE.get(status, "")), "  "]
-    return Text.assemble(*parts)
+    known = [status for status in TaskStatus if counts[status]]
+    return Text("  ").join(Text(f"{counts[one]} {one}", style=STATUS_STYLE.get(one, "")) for one in known)
 
 
 def final_table(report: "EpisodeReport") -> None:

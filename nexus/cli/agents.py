@@ -21,7 +21,13 @@ def list_agents(context: typer.Context, as_json: Json = False) -> None:
         limit = agent.max_concurrency or "-"
         return agent.agent_id, ", ".join(agent.capabilities), f"{agent.live_claims}/{limit}", when(agent.last_seen_at)
 
-    emit(agents, as_json, lambda: table(["agent", "capabilities", "holds", "last seen (UTC)"], map(row, agents)))
+    def show() -> None:
+        if agents:
+            table(["agent", "capabilities", "holds", "last seen (UTC)"], map(row, agents))
+        else:
+            say("No agents yet: one registers by its first claim, or nexus agents register.")
+
+    emit(agents, as_json, show)
 
 
 @app.command()

@@ -76,12 +76,20 @@ def run(command: typer.Typer) -> None:
         code = USAGE
     except KeyboardInterrupt:
         code = 130
+    except SystemExit as ended:
+        # Typer's own answer to a closed pipe is exit code 1; a reader who has had enough (`| head`) is no failure.
+        code = ended.code if not isinstance(ended.__context__, BrokenPipeError) else _let_go()
     except OSError as error:
         if error.filename is not None or error.errno not in UNWRITTEN:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tries again at its end
-        code = 0
-        if error.errno != errno.EPIPE:  # who reads a pipe may have had enough: `nexus list | head`
+        code = _let_go()
+        if error.errno != errno.EPIPE:
             say(f"The output cannot be written: {error.strerror}.")
             code = REFUSED
     sys.exit(code or 0)
+
+
+def _let_go() -> int:
+    """Whatever is still to be written goes nowhere: the interpreter would try it again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0

@@ -1,12 +1,11 @@
 """`nexus import` and `nexus export`: boards as files."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nexus.cli.output import REFUSED, Actor, Json, emit, flat, open_nexus, say
+from nexus.cli.output import REFUSED, Actor, Json, data_stream, emit, flat, open_nexus, refuse, say
 
 if TYPE_CHECKING:
     from nexus.boards import ImportReport
@@ -75,7 +74,10 @@ def export_board(
     tasks = nexus.get_all_tasks(episode_id=episode)
     attempts = nexus.attempts_by_task(task.task_id for task in tasks)
     if str(path) == "-":
-        write_tasks(sys.stdout, tasks, attempts)
+        write_tasks(data_stream(), tasks, attempts)
         return
-    write_board(path, tasks, attempts)
+    try:
+        write_board(path, tasks, attempts)
+    except OSError as error:
+        refuse(f"{path}: cannot be written: {error.strerror}.")
     emit({"path": str(path), "tasks": len(tasks)}, as_json, lambda: say(f"{len(tasks)} tasks written to {path}."))

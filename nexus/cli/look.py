@@ -1,5 +1,6 @@
 """The verbs that add and look: add, list, show, history, explain, stats."""
 
+import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,8 +11,8 @@ from nexus.cli.output import (
     Actor,
     Json,
     TaskId,
-    console,
     emit,
+    facts,
     flat,
     open_nexus,
     parse_json,
@@ -119,6 +120,10 @@ def list_tasks(
         )
 
     def show() -> None:
+        if not tasks:
+            chosen = any((status, task_type, tag, agent, episode, after))
+            say("No task is like that." if chosen else "No tasks yet: nexus add, nexus import, nexus run quickstart.")
+            return
         columns = ["task", "status", "prio", "tries", "agent", "what"]
         table(columns, map(row, tasks), right=("prio", "tries"))
         if len(tasks) == limit:
@@ -136,24 +141,37 @@ def show(context: typer.Context, task_id: TaskId, as_json: Json = False) -> None
     attempts = nexus.attempts(task_id)
     if as_json:
         return print_json({**task.model_dump(mode="json"), "attempts": attempts})
-    from rich.text import Text
-
-    out = console()
-    for name, value in task.model_dump(mode="json").items():
-        if value not in (None, "", [], {}) and name != "retry_policy":
-            out.print(Text.assemble((f"{name:<22}", "bold"), flat(value) if isinstance(value, str) else str(value)))
+    known = task.model_dump(mode="json", exclude={"retry_policy"})
+    known["result"] = None if task.result is None else json.dumps(task.result, ensure_ascii=False)
+    facts({name: _words(value) for name, value in known.items() if value not in (None, "", [], {}, 0, False)})
     if attempts:
-        out.print()
+        print()  # noqa: T201
         _attempts(attempts)
     return None
+
+
+def _words(value: Any) -> str:
+    if value is True:
+        return "yes"
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ", ".join(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _attempts(attempts: "list[Attempt]") -> None:
     def row(one: "Attempt") -> tuple[object, ...]:
         seconds = f"{(one.finished_at - one.started_at).total_seconds():.1f}" if one.finished_at else ""
-        return one.number, one.agent_id, one.outcome, when(one.started_at), seconds, flat(one.error or one.note)
+        late = "" if one.late_result is None else "; a result came too late and is kept (--json shows it)"
+        return (
+            one.number,
+            one.agent_id,
+            one.outcome,
+            when(one.started_at),
+            seconds,
+            (one.error or one.note or "") + late,
+        )
 
-    table(["#", "agent", "outcome", "started (UTC)", "seconds", "error"], map(row, attempts), right=("#", "seconds"))
+    table(["#", "agent", "outcome", "started (UTC)", "seconds", "said"], map(row, attempts), right=("#", "seconds"))
 
 
 def history(context: typer.Context, task_id: TaskId, as_json: Json = False) -> None:

@@ -1,11 +1,15 @@
 """How the command speaks: data on stdout, words on stderr, one JSON document where asked for."""
 
+# ruff: noqa: T201 - printing is what this is for
+
+import io
 import json
+import re
 import sys
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -46,18 +50,40 @@ def print_json(value: Any) -> None:
     """One JSON document on stdout, with the fields of the Pydantic models."""
     from pydantic_core import to_jsonable_python
 
-    print(json.dumps(to_jsonable_python(value), indent=2, ensure_ascii=False))  # noqa: T201 - the command's output
+    document = json.dumps(to_jsonable_python(value), indent=2, ensure_ascii=False)
+    print(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", document), file=data_stream())
+
+
+_UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""What JSON lets stand as it is, and a terminal obeys: it is written as an escape, which is the same text."""
+
+
+def data_stream() -> TextIO:
+    """stdout, in UTF-8: what JSON is in, whatever the terminal speaks."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    return sys.stdout
 
 
 def say(text: str) -> None:
-    """Words for the person, on stderr."""
-    print(text, file=sys.stderr)  # noqa: T201
+    """Words for the person, on stderr: one line, whatever is in them."""
+    print(harmless(text), file=sys.stderr)
 
 
 def refuse(text: str, code: int = REFUSED) -> NoReturn:
     """End with one line that says why."""
     say(text)
     raise typer.Exit(code)
+
+
+def harmless(text: str) -> str:
+    """Foreign text without what moves a terminal's cursor or turns its text around."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def flat(text: str | None) -> str:
+    """Foreign text on one line, harmless."""
+    return " ".join(harmless(text or "").split())
 
 
 def console() -> "Console":
@@ -67,33 +93,69 @@ def console() -> "Console":
     return Console(highlight=False)
 
 
-Cell = Any
-"""Text, a Rich Text, a number, or None."""
+NARROWEST = 8
+"""No column of a table becomes narrower than this, so long as there is something to see in it."""
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Container[str] = ()) -> None:
-    """A plain table that fits the terminal: the last column is cut to what is left. A pipe gets all of it.
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Container[str] = ()) -> None:
+    """A plain table that fits the terminal: what is too long is cut. A pipe gets all of it.
 
-    `right` names the columns of numbers.
+    Cells are text (foreign text is made harmless), Rich `Text`s, numbers or None. `right` names the columns of
+    numbers.
     """
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
     out = console()
-    cells = [[one if isinstance(one, Text) else Text("" if one is None else str(one)) for one in row] for row in rows]
-    widths = [max((len(name), *(row[at].cell_len for row in cells))) for at, name in enumerate(columns)]
-    gaps = 2 * (len(columns) - 1)
-    if out.is_terminal:
-        widths[0] = min(widths[0], max(12, out.width // 3))
-        widths[-1] = max(len(columns[-1]), min(widths[-1], out.width - sum(widths[:-1]) - gaps))
-    out.width = max(out.width, sum(widths) + gaps)
+    cells = [[one if isinstance(one, Text) else Text(_cell(one)) for one in row] for row in rows]
+    widths = [max((cell_len(name), *(row[at].cell_len for row in cells))) for at, name in enumerate(columns)]
+    if not out.is_terminal:
+        for line in [[Text(name) for name in columns], *cells]:
+            parts = [
+                " " * (width - one.cell_len) + one.plain if name in right else one.plain + " " * (width - one.cell_len)
+                for name, width, one in zip(columns, widths, line, strict=True)
+            ]
+            print("  ".join(parts).rstrip())
+        return
     drawn = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for name, width in zip(columns, widths, strict=True):
+    for name, width in zip(columns, _fitted(widths, out.width - 2 * (len(columns) - 1)), strict=True):
         justify: Any = "right" if name in right else "left"
         drawn.add_column(name, width=width, no_wrap=True, overflow="ellipsis", justify=justify)
     for row in cells:
         drawn.add_row(*row)
     out.print(drawn)
+
+
+def facts(named: Mapping[str, str]) -> None:
+    """Names and values below each other; on a terminal a long value stands beside its name."""
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    width = max(map(len, named)) + 2
+    if not out.is_terminal:
+        for name, value in named.items():
+            print(f"{name:<{width}}{flat(value)}")
+        return
+    drawn = Table(box=None, padding=0, pad_edge=False, show_header=False)
+    drawn.add_column(width=width, style="bold")
+    drawn.add_column(overflow="fold")
+    for name, value in named.items():
+        drawn.add_row(name, Text(flat(value)))
+    out.print(drawn)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else flat(value) if isinstance(value, str) else str(value)
+
+
+def _fitted(widths: Sequence[int], room: int) -> list[int]:
+    """The widest columns give way; of equals the last one."""
+    fitted = [min(width, room) for width in widths]
+    while sum(fitted) > room and max(fitted) > NARROWEST:
+        fitted[max(range(len(fitted)), key=lambda at: (fitted[at], at))] -= 1
+    return fitted
 
 
 STATUS_STYLE = {
@@ -118,11 +180,6 @@ def status_text(status: str) -> Any:
 def when(moment: datetime | None) -> str:
     """A time for people, in UTC."""
     return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else ""
-
-
-def flat(text: str | None) -> str:
-    """Foreign text on one line, without what moves a terminal's cursor."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text or "").split())
 
 
 def parse_json(text: str | None, what: str) -> Any:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nexus import Claim, TaskNexus
 
 MAX_CLAIM_NO = 2**31 - 1
+MAX_RETRY_AFTER = 30 * 86_400  # as `nexus.Failure` has it
 
 Agent = Annotated[str, typer.Option("--agent", "-a", help="Who claims.", envvar="NEXUS_AGENT")]
 Holder = Annotated[str | None, typer.Option("--agent", "-a", help="Who holds the claim.", envvar="NEXUS_AGENT")]
@@ -62,8 +63,8 @@ def claim(
 
     def show() -> None:
         for one in claims:
-            print(f"{one.task_id}  claim {one.claim_no}, held until {when(one.lease_expires_at)} UTC")  # noqa: T201
-            print(f"  {one.task.task_type}: {flat(one.task.description)}")  # noqa: T201
+            print(f"{flat(one.task_id)}  claim {one.claim_no}, held until {when(one.lease_expires_at)} UTC")  # noqa: T201
+            print(f"  {flat(one.task.task_type)}: {flat(one.task.description)}")  # noqa: T201
 
     emit(claims, as_json, show)
     if not claims:
@@ -97,7 +98,12 @@ def heartbeat(
     """Renew the lease. Exit code 1: stop, the claim is lost or the task was cancelled."""
     nexus = open_nexus(context)
     beat = nexus.heartbeat(held(nexus, task_id, claim_no, agent), note, lease_seconds=lease)
-    emit(beat, as_json, lambda: say(f"{task_id}: held until {when(beat.lease_expires_at)} UTC."))
+
+    def show() -> None:
+        if not beat.cancel_requested:
+            say(f"{task_id}: held until {when(beat.lease_expires_at)} UTC.")
+
+    emit(beat, as_json, show)
     if beat.cancel_requested:
         refuse(f"{task_id} was cancelled: stop working on it.")
 
@@ -124,7 +130,9 @@ def fail(
     agent: Holder = None,
     claim_no: ClaimNo = None,
     give_up: Annotated[bool, typer.Option("--give-up", help="No further attempt will help.")] = False,
-    retry_after: Annotated[float | None, typer.Option(min=0, help="Seconds until the next attempt.")] = None,
+    retry_after: Annotated[
+        float | None, typer.Option(min=0, max=MAX_RETRY_AFTER, help="Seconds until the next attempt.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """The attempt failed: the retry policy offers the task again later, or makes it a dead letter."""

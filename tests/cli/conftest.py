@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,14 +35,10 @@ class Said:
 
 
 @pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Eighty columns, as on a pipe; what `--database` leaves in the environment is gone afterwards."""
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eighty columns, as on a pipe."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    before = dict(os.environ)
-    yield
-    for name in [name for name in os.environ if name.startswith("NEXUS_") and name not in before]:
-        del os.environ[name]
 
 
 @pytest.fixture
@@ -55,6 +50,10 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["nexus", *words])
             patch.setattr(sys, "stdin", io.StringIO(stdin))
+            for name in ("NEXUS_DATABASE_URL", "NEXUS_SERVICE__PORT"):
+                # Options leave these behind, for the processes that one command starts.
+                patch.setenv(name, "")
+                patch.delenv(name)
             for name, value in environment.items():
                 patch.setenv(name, value)
             with pytest.raises(SystemExit) as ended:
