@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
@@ -15,11 +15,13 @@ from flows.handlers import runnable_types
 from flows.observe import ended_well, run_log, run_ref, tag_flow_run
 from flows.runner import Finished, NoHandler, run_attempt
 from flows.threads import taken
-from nexus import AttemptOutcome, Claim, Task, TaskNexus, TaskStatus
+from nexus import AttemptOutcome, Claim, TaskNexus, TaskStatus
 from nexus.errors import IllegalTransition, NotClaimable, TaskNotFound
-from nexus.retry import backoff_seconds
 
 AgentId = Annotated[str, Field(min_length=1)]
+
+REFUSED: Final = "Refused"
+"""The name of the quiet state of a run that was not given its task."""
 
 
 class Refused(Exception):
@@ -37,6 +39,10 @@ class _Execution:
     nexus: TaskNexus
     again: bool = False
     """What the nexus decided after the last attempt; Prefect obeys."""
+    delay_seconds: float = 0.0
+    """Until then; the policy's, or what the handler asked for."""
+    refused: str = ""
+    """Why there was no claim to be had."""
 
 
 _execution: ContextVar[_Execution] = ContextVar("execution")
@@ -65,33 +71,24 @@ async def execute_task(task_id: str, agent_id: AgentId = "prefect") -> bool:
     if found.task_type not in runnable_types(nexus.settings):
         raise NoHandler(task_id, found.task_type)
     execution = _Execution(nexus)
-    delays = retry_delays(found)
     attempt = _attempt.with_options(
-        retries=len(delays),
-        retry_delay_seconds=delays,
+        retries=max(0, found.retry_policy.max_attempts - found.failure_count - 1),
         retry_condition_fn=_offered_again(execution),
     )
     token = _execution.set(execution)
     try:
         await attempt(task_id, agent_id)
-    except Refused as refused:
-        return ended_well(False, str(refused), name="Refused")
     finally:
         _execution.reset(token)
+    if execution.refused:
+        return ended_well(False, execution.refused, name=REFUSED)
     return ended_well(True, "completed")
 
 
-def retry_delays(found: Task) -> list[float]:
-    """The delays between the attempts that the task has left, in seconds: the same that the nexus computes."""
-    policy = found.retry_policy
-    return [
-        backoff_seconds(policy, failures, found.task_id)
-        for failures in range(found.failure_count + 1, policy.max_attempts)
-    ]
-
-
 def _offered_again(execution: _Execution) -> Callable[[Any, Any, Any], bool]:
-    def condition(_task: Any, _task_run: Any, _state: Any) -> bool:
+    def condition(attempt: Any, _task_run: Any, _state: Any) -> bool:
+        # `with_options` made this Prefect task for one flow run; the delay is read from it after this question.
+        attempt.retry_delay_seconds = execution.delay_seconds
         return execution.again
 
     return condition
@@ -100,11 +97,18 @@ def _offered_again(execution: _Execution) -> Callable[[Any, Any, Any], bool]:
 @task(name="attempt", task_run_name="{task_id} · {agent_id}", cache_policy=NO_CACHE)
 async def _attempt(task_id: str, agent_id: str) -> None:
     execution = _execution.get()
-    execution.again = False
-    claim = await _claimed(execution.nexus, task_id, agent_id)
-    done = await run_attempt(execution.nexus, claim, run_ref=run_ref(), log=run_log())
-    execution.again = done.task is not None and done.task.status == TaskStatus.PENDING
-    raise_unless_completed(task_id, done)
+    nexus, execution.again = execution.nexus, False
+    try:
+        claim = await _claimed(nexus, task_id, agent_id)
+    except Refused as refused:
+        execution.refused = str(refused)
+        return ended_well(None, execution.refused, name=REFUSED)
+    done = await run_attempt(nexus, claim, run_ref=run_ref(), log=run_log())
+    if done.task is not None and done.task.status == TaskStatus.PENDING:
+        present = await asyncio.to_thread(nexus.now)
+        execution.again = True
+        execution.delay_seconds = max(0.0, (done.task.available_at - present).total_seconds())
+    return raise_unless_completed(task_id, done)
 
 
 def raise_unless_completed(task_id: str, done: Finished) -> None:
@@ -117,16 +121,18 @@ def raise_unless_completed(task_id: str, done: Finished) -> None:
 
 
 async def _claimed(nexus: TaskNexus, task_id: str, agent_id: str) -> Claim:
-    """Claim the task, waiting for its own backoff where Prefect's delay was a little shorter."""
+    """Claim the task; between attempts wait for its own backoff, where Prefect's clock was a little early."""
+    patience = 3
     while True:
         try:
             return await taken(lambda: nexus.claim_task(task_id, agent_id), undo=nexus.release)
         except NotClaimable as refused:
             present = await asyncio.to_thread(nexus.now)
-            wait = (refused.available_at - present).total_seconds() if refused.available_at else 0
-            if wait <= 0 or len(refused.reasons) > 1 or not _is_retrying():
+            wait = (refused.available_at - present).total_seconds() if refused.available_at else 0.0
+            patience -= wait <= 0  # the backoff may have ended since the claim
+            if len(refused.reasons) > 1 or not _is_retrying() or not patience:
                 raise Refused(str(refused)) from None
-            await asyncio.sleep(wait)
+            await asyncio.sleep(max(wait, 0.01))
         except IllegalTransition as refused:
             raise Refused(str(refused)) from None
 

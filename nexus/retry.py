@@ -1,8 +1,7 @@
 """Whether a failed attempt is tried again, and when. Pure: it decides, `nexus.transitions` applies.
 
 The spread (jitter) of a delay is drawn from the task's id and the number of the failure, not from a random
-generator: every process computes the same delay, so the nexus's `available_at` and a Prefect task's
-`retry_delay_seconds` agree, while different tasks still spread out.
+generator: a transaction that has to run again decides the same, while different tasks still spread out.
 """
 
 import hashlib

@@ -88,3 +88,41 @@ def prefect_api() -> Iterator[str]:
     tuned = {getattr(settings, name): value for name, value in ours if name.startswith("PREFECT_SERVER_SERVICES_")}
     with settings.temporary_settings(updates=tuned), prefect_test_harness(server_startup_timeout=180):
         yield str(settings.get_current_settings().api.url)
+
+
+async def flow_run_of(state: Any) -> Any:
+    """The flow run, as Prefect's API shows it."""
+    from prefect import get_client
+
+    async with get_client() as client:
+        return await client.read_flow_run(state.state_details.flow_run_id)
+
+
+async def task_runs_of(state: Any, expected: int) -> dict[str, Any]:
+    """The task runs of a flow run by name, waited for: the server writes them down a moment later."""
+    from prefect import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    flow_run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+    deadline = time.monotonic() + 60
+    async with get_client() as client:
+        while True:
+            found = await client.read_task_runs(flow_run_filter=flow_run)
+            if len(found) >= expected and all(run.state is not None and run.state.is_final() for run in found):
+                return {run.name: run for run in found}
+            assert time.monotonic() < deadline, f"{expected} task runs: {[(r.name, r.state_name) for r in found]}"
+            await asyncio.sleep(0.2)
+
+
+async def artifact_of(state: Any, key: str) -> Any:
+    """The artifact that a flow run left under `key`."""
+    from prefect import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
+
+    chosen = ArtifactFilter(
+        key=ArtifactFilterKey(any_=[key]),
+        flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id]),
+    )
+    async with get_client() as client:
+        found = await client.read_artifacts(artifact_filter=chosen)
+    return found[0] if found else None
