@@ -8,29 +8,36 @@ from nexus.cli.app import app
 from nexus.cli.app import run as run_command
 from nexus.cli.output import Json, print_json, say
 
-Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="Of its own Prefect server (NEXUS_SERVICE__PORT).")]
+Port = Annotated[
+    int | None, typer.Option(min=1, max=65_535, metavar="PORT", help="Of its own Prefect server (NEXUS_SERVICE__PORT).")
+]
 
 
 @app.command()
 def run(
     board: Annotated[
-        str, typer.Argument(help="A board file (JSON, JSONL, YAML), or `quickstart`.", show_default=False)
+        str,
+        typer.Argument(metavar="BOARD", help="A board file (JSON, JSONL, YAML), or `quickstart`.", show_default=False),
     ],
     agent: Annotated[
-        list[str] | None, typer.Option("--agent", "-a", help="Who works; may be repeated. Default: three.")
+        list[str] | None,
+        typer.Option("--agent", "-a", metavar="AGENT", help="Who works; may be repeated. Default: three."),
     ] = None,
     concurrency: Annotated[
-        int, typer.Option("--concurrency", "-c", min=1, max=100, help="Tasks at once, per agent.")
+        int, typer.Option("--concurrency", "-c", min=1, max=100, metavar="N", help="Tasks at once, per agent.")
     ] = 2,
-    capability: Annotated[list[str] | None, typer.Option(help="What the agents can do; may be repeated.")] = None,
+    capability: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="What the agents can do; may be repeated.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the Prefect server up at the end.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Work a copy of a board that was worked before.")] = False,
     port: Port = None,
     as_json: Json = False,
 ) -> None:
-    """Work a board to its end with agents of its own, and show how it went.
+    """Work a board to its end, and show how it went.
 
-    Starts a Prefect server where none is configured. Exit code 1 where a task ended failed.
+    It brings agents of its own, and starts a Prefect server where none is configured. Exit code 1 where a task
+    ended failed.
     """
     _set_port(port)
     from deployments.run import Order
@@ -45,7 +52,10 @@ def run(
 
 @app.command()
 def up(port: Port = None) -> None:
-    """Run the service until Ctrl-C: Prefect server (where none is configured), deployments, the scheduled sweep."""
+    """Run the service until Ctrl-C.
+
+    A Prefect server (where none is configured), the deployments, and the scheduled sweep.
+    """
     _set_port(port)
     from deployments.service import up as run_service
     from nexus import NexusSettings, TaskNexus

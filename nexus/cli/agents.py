@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nexus.cli.output import MOST, Json, emit, open_nexus, say, table, when
+from nexus.cli.output import MOST, Json, at_most, emit, open_nexus, say, table, when
 
 if TYPE_CHECKING:
     from nexus import Agent
@@ -14,7 +14,7 @@ app = typer.Typer(help="Register agents, and see who works here.", no_args_is_he
 
 @app.command("list")
 def list_agents(context: typer.Context, as_json: Json = False) -> None:
-    """Every agent: what it can do, what it holds, when it was last seen."""
+    """Every agent, with what it can do and what it holds."""
     agents = open_nexus(context).agents()
 
     def row(agent: "Agent") -> tuple[object, ...]:
@@ -33,13 +33,15 @@ def list_agents(context: typer.Context, as_json: Json = False) -> None:
 @app.command()
 def register(
     context: typer.Context,
-    agent_id: Annotated[str, typer.Argument(help="The agent's id.", show_default=False)],
-    capability: Annotated[list[str] | None, typer.Option("--capability", "-c", help="May be repeated.")] = None,
+    agent_id: Annotated[str, typer.Argument(metavar="AGENT", help="The agent's id.", show_default=False)],
+    capability: Annotated[
+        list[str] | None, typer.Option("--capability", "-c", metavar="NAME", help="What it can do; may be repeated.")
+    ] = None,
     max_concurrency: Annotated[
-        int | None, typer.Option(min=1, max=MOST, help="Claims that it may hold at once.")
+        int | None, typer.Option(min=1, callback=at_most(MOST), metavar="N", help="Claims that it may hold at once.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Register an agent, or change what is given here of one that is registered."""
+    """Register an agent, or change what is given of one."""
     agent = open_nexus(context).register_agent(agent_id, capability, max_concurrency)
     emit(agent, as_json, lambda: say(f"{agent.agent_id} is registered."))

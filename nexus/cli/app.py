@@ -21,6 +21,17 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"nexus-flows {version('nexus-flows')}")  # noqa: T201
+        except PackageNotFoundError:
+            print("nexus-flows, not installed")  # noqa: T201
+        raise typer.Exit
+
+
 @app.callback(help="A durable task board for fleets of agents: programs, language models, people.")
 def options(
     context: typer.Context,
@@ -30,6 +41,9 @@ def options(
             "--database", metavar="URL", help="sqlite:///file.db or postgresql+psycopg://… (NEXUS_DATABASE_URL)."
         ),
     ] = None,
+    _version_wanted: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Options before the verb."""
     if database_url:

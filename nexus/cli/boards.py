@@ -22,12 +22,16 @@ def attach(app: typer.Typer) -> None:
 
 def import_boards(
     context: typer.Context,
-    paths: Annotated[list[Path], typer.Argument(help="Board files (JSON, JSONL, YAML), or folders of them.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Board files (JSON, JSONL, YAML), or folders of them.")
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="All or nothing: one reject, and nothing is written.")
     ] = False,
-    episode: Annotated[str | None, typer.Option(help="Put tasks that name no episode into this one.")] = None,
+    episode: Annotated[
+        str | None, typer.Option(metavar="EPISODE", help="Put tasks that name no episode into this one.")
+    ] = None,
     by: Actor = None,
     as_json: Json = False,
 ) -> None:
@@ -63,8 +67,8 @@ def show(report: "ImportReport") -> None:
 
 def export_board(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(help="board.json, .jsonl or .yaml; - is JSON on stdout.")],
-    episode: Annotated[str | None, typer.Option(help="Only of this episode.")] = None,
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="board.json, .jsonl or .yaml; - is JSON on stdout.")],
+    episode: Annotated[str | None, typer.Option(metavar="EPISODE", help="Only of this episode.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write a board that imports back to the same tasks and attempts."""

@@ -12,7 +12,7 @@ app = typer.Typer(help="Look after the database.", no_args_is_help=True)
 @app.command()
 def upgrade(
     context: typer.Context,
-    url: Annotated[str | None, typer.Option("--database", help="Default: the settings' own.")] = None,
+    url: Annotated[str | None, typer.Option("--database", metavar="URL", help="Default: the settings' own.")] = None,
     as_json: Json = False,
 ) -> None:
     """Create the schema, or bring it up to date."""

@@ -11,6 +11,7 @@ from nexus.cli.output import (
     Actor,
     Json,
     TaskId,
+    at_most,
     emit,
     facts,
     flat,
@@ -39,27 +40,38 @@ def attach(app: typer.Typer) -> None:
 
 def add(
     context: typer.Context,
-    description: Annotated[str, typer.Argument(help="What is to be done.")] = "",
-    task_id: Annotated[str | None, typer.Option("--id", help="Made by the nexus when absent.")] = None,
-    task_type: Annotated[str, typer.Option("--type", "-t", help="Names the handler that does it.")] = "task",
-    payload: Annotated[str | None, typer.Option("--payload", "-p", help="JSON object, @file, or - for stdin.")] = None,
-    priority: Annotated[
-        str, typer.Option(help="critical, high, medium, low, or an integer: smaller is first.")
-    ] = "medium",
-    tag: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
-    depends_on: Annotated[list[str] | None, typer.Option(help="A task to wait for; may be repeated.")] = None,
-    capability: Annotated[
-        list[str] | None, typer.Option(help="What its agent must be able to; may be repeated.")
+    description: Annotated[
+        str, typer.Argument(metavar="DESCRIPTION", help="What is to be done.", show_default=False)
+    ] = "",
+    task_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Made by the nexus when absent.")] = None,
+    task_type: Annotated[
+        str, typer.Option("--type", "-t", metavar="TYPE", help="Names the handler that does it.")
+    ] = "task",
+    payload: Annotated[
+        str | None, typer.Option("--payload", "-p", metavar="JSON", help="JSON object, @file, or - for stdin.")
     ] = None,
-    assign: Annotated[str | None, typer.Option(help="Only this agent may claim it.")] = None,
-    max_attempts: Annotated[int | None, typer.Option(min=1, help="Default: the setting.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds that an attempt may take.")] = None,
+    priority: Annotated[
+        str, typer.Option(metavar="PRIORITY", help="critical, high, medium, low, or an integer: smaller is first.")
+    ] = "medium",
+    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="May be repeated.")] = None,
+    depends_on: Annotated[
+        list[str] | None, typer.Option(metavar="TASK", help="A task to wait for; may be repeated.")
+    ] = None,
+    capability: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="What its agent must be able to; may be repeated.")
+    ] = None,
+    assign: Annotated[str | None, typer.Option(metavar="AGENT", help="Only this agent may claim it.")] = None,
+    max_attempts: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Failures after which it is a dead letter; default: the setting."),
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="That an attempt may take.")] = None,
     review: Annotated[bool, typer.Option("--review", help="Completed only when somebody else approves.")] = False,
     not_before: Annotated[
-        str | None, typer.Option(help="Not offered before this time, such as 2026-12-01T08:00:00Z.")
+        str | None, typer.Option(metavar="TIME", help="Not offered before this time, such as 2026-12-01T08:00:00Z.")
     ] = None,
-    episode: Annotated[str | None, typer.Option(help="The named batch that it belongs to.")] = None,
-    key: Annotated[str | None, typer.Option(help="Idempotency key: adding twice adds once.")] = None,
+    episode: Annotated[str | None, typer.Option(metavar="EPISODE", help="The named batch that it belongs to.")] = None,
+    key: Annotated[str | None, typer.Option(metavar="KEY", help="Idempotency key: adding twice adds once.")] = None,
     by: Actor = None,
     as_json: Json = False,
 ) -> None:
@@ -88,13 +100,21 @@ def add(
 
 def list_tasks(
     context: typer.Context,
-    status: Annotated[list[str] | None, typer.Option("--status", "-s", help="May be repeated.")] = None,
-    task_type: Annotated[str | None, typer.Option("--type", "-t")] = None,
-    tag: Annotated[str | None, typer.Option()] = None,
-    agent: Annotated[str | None, typer.Option("--agent", "-a", help="Held by, or assigned to.")] = None,
-    episode: Annotated[str | None, typer.Option()] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=MOST, help="At most so many.")] = 100,
-    after: Annotated[str | None, typer.Option(help="The last task id of the page before.")] = None,
+    status: Annotated[
+        list[str] | None, typer.Option("--status", "-s", metavar="STATUS", help="Only in this status; may be repeated.")
+    ] = None,
+    task_type: Annotated[
+        str | None, typer.Option("--type", "-t", metavar="TYPE", help="Only of this task type.")
+    ] = None,
+    tag: Annotated[str | None, typer.Option(metavar="TAG", help="Only with this tag.")] = None,
+    agent: Annotated[
+        str | None, typer.Option("--agent", "-a", metavar="AGENT", help="Held by, or assigned to.")
+    ] = None,
+    episode: Annotated[str | None, typer.Option(metavar="EPISODE", help="Only of this episode.")] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, callback=at_most(MOST), metavar="N", help="At most so many.")
+    ] = 100,
+    after: Annotated[str | None, typer.Option(metavar="TASK", help="The last task id of the page before.")] = None,
     as_json: Json = False,
 ) -> None:
     """Tasks in order of arrival."""
@@ -187,7 +207,9 @@ def history(context: typer.Context, task_id: TaskId, as_json: Json = False) -> N
 def explain(
     context: typer.Context,
     task_id: TaskId,
-    agent: Annotated[str | None, typer.Option("--agent", "-a", help="Why this one agent cannot have it.")] = None,
+    agent: Annotated[
+        str | None, typer.Option("--agent", "-a", metavar="AGENT", help="Why this one agent cannot have it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Why a task is not running."""
@@ -204,7 +226,7 @@ def explain(
 
 def stats(
     context: typer.Context,
-    episode: Annotated[str | None, typer.Option(help="Only of this episode.")] = None,
+    episode: Annotated[str | None, typer.Option(metavar="EPISODE", help="Only of this episode.")] = None,
     as_json: Json = False,
 ) -> None:
     """How many tasks there are in each status."""

@@ -9,7 +9,9 @@ from nexus.cli.output import Actor, Json, TaskId, emit, flat, open_nexus, say, t
 if TYPE_CHECKING:
     from nexus import Task
 
-Reviewer = Annotated[str, typer.Option("--by", help="Who reviews; never the agent who did it.", envvar="NEXUS_AGENT")]
+Reviewer = Annotated[
+    str, typer.Option("--by", metavar="NAME", help="Who reviews; never the agent who did it.", envvar="NEXUS_AGENT")
+]
 
 
 def attach(app: typer.Typer) -> None:
@@ -25,7 +27,7 @@ def _moved(task: "Task", as_json: bool) -> None:
 def cancel(
     context: typer.Context,
     task_id: TaskId,
-    reason: Annotated[str | None, typer.Option(help="Why; kept with the task.")] = None,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; kept with the task.")] = None,
     by: Actor = None,
     as_json: Json = False,
 ) -> None:
@@ -34,7 +36,10 @@ def cancel(
 
 
 def retry(context: typer.Context, task_id: TaskId, by: Actor = None, as_json: Json = False) -> None:
-    """Offer a failed, stalled or cancelled task again, with a fresh budget; its history is kept."""
+    """Offer a failed, stalled or cancelled task again.
+
+    Its budget of attempts is renewed, its history is kept.
+    """
     _moved(open_nexus(context).retry(task_id, actor=by), as_json)
 
 
@@ -42,7 +47,7 @@ def approve(
     context: typer.Context,
     task_id: TaskId,
     by: Reviewer,
-    note: Annotated[str | None, typer.Option(help="Kept with the task.")] = None,
+    note: Annotated[str | None, typer.Option(metavar="TEXT", help="Kept with the task.")] = None,
     as_json: Json = False,
 ) -> None:
     """Agree with a task in review: it is completed."""
@@ -53,17 +58,20 @@ def reject(
     context: typer.Context,
     task_id: TaskId,
     by: Reviewer,
-    note: Annotated[str, typer.Option(help="What is wrong; goes to the next attempt.")],
+    note: Annotated[str, typer.Option(metavar="TEXT", help="What is wrong; goes to the next attempt.")],
     as_json: Json = False,
 ) -> None:
-    """Do not agree with a task in review: it is offered again, with the note."""
+    """Do not agree with a task in review: it is offered again.
+
+    The note goes to the next attempt.
+    """
     _moved(open_nexus(context).reject(task_id, by, note), as_json)
 
 
 def block(
     context: typer.Context,
     task_id: TaskId,
-    reason: Annotated[str, typer.Option(help="Why; shown by `nexus explain`.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; shown by `nexus explain`.")],
     by: Actor = None,
     as_json: Json = False,
 ) -> None:
@@ -82,10 +90,15 @@ def sweep(
         Literal["log_only", "mark_stalled", "reassign", "escalate"] | None,
         typer.Option(help="What to do about tasks that wait too long; default: the setting."),
     ] = None,
-    pending_timeout: Annotated[float | None, typer.Option(help="Seconds; default: the setting.")] = None,
+    pending_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Waiting longer is too long; default: the setting.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """One pass now: take back expired leases, act on tasks that wait too long, once per waiting period."""
+    """Look after what is stuck, once and now.
+
+    Takes back expired leases, and acts on tasks that wait too long, once per waiting period.
+    """
     from nexus.errors import InvalidSettings
     from nexus.intake import faults
 

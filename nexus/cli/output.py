@@ -25,8 +25,20 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 MOST = 1_000_000
 """No number of tasks or claims is larger."""
 
-TaskId = Annotated[str, typer.Argument(help="The task's id.", show_default=False)]
-Actor = Annotated[str | None, typer.Option("--by", help="Who decides this; kept in the history.")]
+
+def at_most(most: float) -> Callable[[Any], Any]:
+    """A check for an option. Typer's own `max` would stand in the help, where a limit beyond reason only puzzles."""
+
+    def check(value: Any) -> Any:
+        if value is not None and value > most:
+            raise typer.BadParameter(f"{value} is more than {most:,.0f}.")
+        return value
+
+    return check
+
+
+TaskId = Annotated[str, typer.Argument(metavar="TASK", help="The task's id.", show_default=False)]
+Actor = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who decides this; kept in the history.")]
 
 
 def open_nexus(context: typer.Context) -> "TaskNexus":

@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nexus.cli.output import MOST, NOTHING, USAGE, Json, TaskId, emit, flat, open_nexus, parse_json, refuse, say, when
+from nexus.cli.output import (
+    MOST,
+    NOTHING,
+    USAGE,
+    Json,
+    TaskId,
+    at_most,
+    emit,
+    flat,
+    open_nexus,
+    parse_json,
+    refuse,
+    say,
+    when,
+)
 
 if TYPE_CHECKING:
     from nexus import Claim, TaskNexus
@@ -16,12 +30,24 @@ if TYPE_CHECKING:
 MAX_CLAIM_NO = 2**31 - 1
 MAX_RETRY_AFTER = 30 * 86_400  # as `nexus.Failure` has it
 
-Agent = Annotated[str, typer.Option("--agent", "-a", help="Who claims.", envvar="NEXUS_AGENT")]
-Holder = Annotated[str | None, typer.Option("--agent", "-a", help="Who holds the claim.", envvar="NEXUS_AGENT")]
-ClaimNo = Annotated[
-    int | None, typer.Option("--claim-no", "-c", min=1, max=MAX_CLAIM_NO, help="The number that `nexus claim` gave.")
+Agent = Annotated[str, typer.Option("--agent", "-a", metavar="AGENT", help="Who claims.", envvar="NEXUS_AGENT")]
+Holder = Annotated[
+    str | None, typer.Option("--agent", "-a", metavar="AGENT", help="Who holds the claim.", envvar="NEXUS_AGENT")
 ]
-Lease = Annotated[float | None, typer.Option("--lease", help="Seconds that the claim holds without a heartbeat.")]
+ClaimNo = Annotated[
+    int | None,
+    typer.Option(
+        "--claim-no",
+        "-c",
+        min=1,
+        callback=at_most(MAX_CLAIM_NO),
+        metavar="N",
+        help="The number that `nexus claim` gave.",
+    ),
+]
+Lease = Annotated[
+    float | None, typer.Option("--lease", metavar="SECONDS", help="That the claim holds without a heartbeat.")
+]
 
 
 def attach(app: typer.Typer) -> None:
@@ -42,13 +68,19 @@ def held(nexus: "TaskNexus", task_id: str, claim_no: int | None, agent_id: str |
 def claim(
     context: typer.Context,
     agent: Agent,
-    task_id: Annotated[str | None, typer.Argument(help="This one task only.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=MOST, help="Take up to so many.")] = 1,
-    task_type: Annotated[
-        list[str] | None, typer.Option("--type", "-t", help="Only this task type; may be repeated.")
+    task_id: Annotated[
+        str | None, typer.Argument(metavar="TASK", help="This one task only.", show_default=False)
     ] = None,
-    tag: Annotated[list[str] | None, typer.Option("--tag", help="Only with this tag; may be repeated.")] = None,
-    episode: Annotated[str | None, typer.Option(help="Only of this episode.")] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, callback=at_most(MOST), metavar="N", help="Take up to so many.")
+    ] = 1,
+    task_type: Annotated[
+        list[str] | None, typer.Option("--type", "-t", metavar="TYPE", help="Only this task type; may be repeated.")
+    ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="TAG", help="Only with this tag; may be repeated.")
+    ] = None,
+    episode: Annotated[str | None, typer.Option(metavar="EPISODE", help="Only of this episode.")] = None,
     lease: Lease = None,
     as_json: Json = False,
 ) -> None:
@@ -77,7 +109,7 @@ def start(
     task_id: TaskId,
     agent: Holder = None,
     claim_no: ClaimNo = None,
-    run_ref: Annotated[str | None, typer.Option(help="JSON that says which run this is; kept on the attempt.")] = None,
+    run_ref: Annotated[str | None, typer.Option(metavar="JSON", help="Which run this is; kept on the attempt.")] = None,
     as_json: Json = False,
 ) -> None:
     """Begin to work on a claimed task: opens an attempt."""
@@ -91,7 +123,7 @@ def heartbeat(
     task_id: TaskId,
     agent: Holder = None,
     claim_no: ClaimNo = None,
-    note: Annotated[str | None, typer.Option(help="How far the work is.")] = None,
+    note: Annotated[str | None, typer.Option(metavar="TEXT", help="How far the work is.")] = None,
     lease: Lease = None,
     as_json: Json = False,
 ) -> None:
@@ -113,7 +145,9 @@ def complete(
     task_id: TaskId,
     agent: Holder = None,
     claim_no: ClaimNo = None,
-    result: Annotated[str | None, typer.Option("--result", "-r", help="JSON, @file, or - for stdin.")] = None,
+    result: Annotated[
+        str | None, typer.Option("--result", "-r", metavar="JSON", help="Itself, @file, or - for stdin.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Done: keep the result. A result that comes after the claim was lost is kept on its attempt."""
@@ -126,16 +160,20 @@ def complete(
 def fail(
     context: typer.Context,
     task_id: TaskId,
-    error: Annotated[str, typer.Option("--error", "-e", help="What went wrong.")],
+    error: Annotated[str, typer.Option("--error", "-e", metavar="TEXT", help="What went wrong.")],
     agent: Holder = None,
     claim_no: ClaimNo = None,
     give_up: Annotated[bool, typer.Option("--give-up", help="No further attempt will help.")] = False,
     retry_after: Annotated[
-        float | None, typer.Option(min=0, max=MAX_RETRY_AFTER, help="Seconds until the next attempt.")
+        float | None,
+        typer.Option(min=0, callback=at_most(MAX_RETRY_AFTER), metavar="SECONDS", help="Until the next attempt."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The attempt failed: the retry policy offers the task again later, or makes it a dead letter."""
+    """The attempt failed.
+
+    The retry policy offers the task again later, or makes it a dead letter.
+    """
     from nexus import Failure
     from nexus.schemas import clean
 
@@ -151,7 +189,7 @@ def release(
     task_id: TaskId,
     agent: Holder = None,
     claim_no: ClaimNo = None,
-    reason: Annotated[str | None, typer.Option(help="Why it is handed back.")] = None,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why it is handed back.")] = None,
     as_json: Json = False,
 ) -> None:
     """Hand a task back; it is offered again at once."""
