@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from nexus import Claim, TaskNexus
-from nexus.errors import IllegalTransition, InvalidTask
+from nexus.errors import ClaimLost, IllegalTransition, InvalidTask
 
 
 @pytest.fixture
@@ -87,6 +87,18 @@ def test_who_did_it_the_first_time_may_review_the_second(nexus: TaskNexus, in_re
     with pytest.raises(IllegalTransition):
         nexus.approve("T1", "Bo")
     assert nexus.approve("T1", "Ada").status == "completed"
+
+
+def test_who_sends_a_reviewed_result_again_changes_nothing(
+    nexus: TaskNexus, in_review: Claim, at_work: Any, everything: Any
+) -> None:
+    """Its attempt was completed with a result; that is no late one."""
+    nexus.reject("T1", "Rita", "no")
+    at_work("T1", "Bo")
+    before = everything()
+    with pytest.raises(ClaimLost):
+        nexus.complete(in_review, "draft, sent again")
+    assert everything() == before
 
 
 def test_a_review_is_done_once(nexus: TaskNexus, in_review: Claim) -> None:
