@@ -1,9 +1,8 @@
 """`process_agent_tasks`: one agent works through what it may claim; one flow run, one Prefect task run an attempt."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+import time
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +18,7 @@ from flows.handlers import runnable_types
 from flows.observe import ATTEMPT_NAME, artifact_key, ended_well, run_log, run_ref, show_markdown, tagged
 from flows.reports import AttemptReport, ShiftReport
 from flows.runner import Finished, run_attempt
+from flows.threads import outlast, to_the_end
 from nexus import Claim, TaskNexus
 from nexus.errors import DatabaseUnavailable, NexusError
 
@@ -94,64 +94,63 @@ class Shift:
     episode_id: str | None
     max_tasks: int | None
     lease_seconds: float
-    threads: ThreadPoolExecutor = field(init=False)
     done: list[AttemptReport] = field(default_factory=list)
-    begun: int = 0
+    claimed: int = 0
+    unbegun: dict[tuple[str, int], Claim] = field(default_factory=dict)
+    """What is held without an attempt at it, by task and claim: nobody else would hand it back."""
 
     async def work(self, *, wait: bool, beside: Sequence[str] = ()) -> ShiftReport:
         """Claim and work until there is nothing left to do; hand back what is held when stopped."""
         started_at = await asyncio.to_thread(self.nexus.now)
         hands: set[asyncio.Task[None]] = set()
-        async with self._own_threads():
-            try:
-                while True:
+        asked_at = time.monotonic()
+        try:
+            while True:
+                try:
                     claims = await self._claim(self.concurrency - len(hands))
-                    hands |= {asyncio.create_task(self._attempt(claim), name=claim.task_id) for claim in claims}
-                    if not hands and not claims and not await self._worth_waiting(wait, beside):
-                        break
-                    await self._pause(hands)
-                    for hand in [hand for hand in hands if hand.done()]:
-                        hands.remove(hand)
-                        hand.result()
-            finally:
-                # Stopped from outside, or by a fault: every attempt hands its task back before the shift ends.
-                for hand in hands:
-                    hand.cancel()
-                await asyncio.gather(*hands, return_exceptions=True)
+                    over = not hands and not claims and not await self._worth_waiting(wait, beside)
+                    asked_at = time.monotonic()
+                except DatabaseUnavailable as error:
+                    # An empty board is one thing, a board that nobody can read another.
+                    if not wait and not hands and time.monotonic() - asked_at > self.lease_seconds:
+                        raise
+                    run_log().warning("%s Trying again.", error)
+                    claims, over = [], False
+                if over:
+                    break
+                hands |= {asyncio.create_task(self._attempt(claim), name=claim.task_id) for claim in claims}
+                await self._pause(hands)
+                for hand in [hand for hand in hands if hand.done()]:
+                    hands.remove(hand)
+                    hand.result()
+        finally:
+            # Stopped from outside, or by a fault: every attempt hands its task back before the shift ends.
+            for hand in hands:
+                hand.cancel()
+            await outlast(asyncio.gather(*hands, return_exceptions=True))
+            for claim in list(self.unbegun.values()):
+                await self._release(claim)
         return await self._report(started_at)
 
-    @asynccontextmanager
-    async def _own_threads(self) -> AsyncIterator[None]:
-        """Threads for `def` handlers, so that they never wait for one another or hold up the nexus's calls."""
-        self.threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix=f"{self.agent_id} handler")
-        try:
-            yield
-        finally:
-            self.threads.shutdown(wait=False, cancel_futures=True)
-
     async def _claim(self, free: int) -> list[Claim]:
-        limit = free if self.max_tasks is None else min(free, self.max_tasks - self.begun)
+        limit = free if self.max_tasks is None else min(free, self.max_tasks - self.claimed)
         if limit <= 0:
             return []
-        try:
-            claims = await asyncio.to_thread(
-                self.nexus.claim,
-                self.agent_id,
-                limit,
-                task_types=self.task_types,
-                episode_id=self.episode_id,
-                lease_seconds=self.lease_seconds,
-            )
-        except DatabaseUnavailable as error:
-            run_log().warning("%s Trying again.", error)
-            await asyncio.sleep(POLL_SECONDS)
-            return []
-        self.begun += len(claims)
+        claims = await to_the_end(
+            self.nexus.claim,
+            self.agent_id,
+            limit,
+            task_types=self.task_types,
+            episode_id=self.episode_id,
+            lease_seconds=self.lease_seconds,
+        )
+        self.claimed += len(claims)
+        self.unbegun |= {_key(claim): claim for claim in claims}
         return claims
 
     async def _worth_waiting(self, wait: bool, beside: Sequence[str]) -> bool:
         """Nothing is held and nothing can be claimed now: whether that may change."""
-        if not wait or (self.max_tasks is not None and self.begun >= self.max_tasks):
+        if not wait or (self.max_tasks is not None and self.claimed >= self.max_tasks):
             return False
         if self.episode_id is None:
             return True
@@ -177,14 +176,15 @@ class Shift:
             await _attempt(claim.task_id, number, claim.agent_id, return_state=True)  # type: ignore[misc]
         finally:
             _work.reset(token)
-            if not work.taken:
-                await asyncio.shield(asyncio.to_thread(self._release, claim))
+            if _key(claim) in self.unbegun:
+                await self._release(claim)
         if work.finished is not None:
             self.done.append(_reported(claim.task_id, work.finished))
 
-    def _release(self, claim: Claim) -> None:
+    async def _release(self, claim: Claim) -> None:
+        del self.unbegun[_key(claim)]
         try:
-            self.nexus.release(claim, "its agent stopped before it began")
+            await to_the_end(self.nexus.release, claim, "its agent stopped before it began")
         except NexusError as error:
             run_log().warning("not handed back: %s", error)
 
@@ -201,7 +201,6 @@ class _Work:
 
     shift: Shift
     claim: Claim
-    taken: bool = False
     finished: Finished | None = None
 
 
@@ -211,8 +210,8 @@ _work: ContextVar[_Work] = ContextVar("work")
 @task(name="attempt", task_run_name=ATTEMPT_NAME, cache_policy=NO_CACHE)
 async def _attempt(task_id: str, number: int, agent_id: str) -> None:  # noqa: ARG001 - they name the run
     work = _work.get()
-    work.taken = True
     shift = work.shift
+    del shift.unbegun[_key(work.claim)]
     work.finished = await run_attempt(
         shift.nexus,
         work.claim,
@@ -221,6 +220,10 @@ async def _attempt(task_id: str, number: int, agent_id: str) -> None:  # noqa: A
         log=run_log(),
     )
     raise_unless_completed(task_id, work.finished)
+
+
+def _key(claim: Claim) -> tuple[str, int]:
+    return claim.task_id, claim.claim_no
 
 
 def _reported(task_id: str, finished: Finished) -> AttemptReport:
