@@ -14,7 +14,7 @@ from flows.board import board
 from flows.handlers import runnable_types
 from flows.observe import ended_well, run_log, run_ref, tag_flow_run
 from flows.runner import Finished, NoHandler, run_attempt
-from flows.threads import taken
+from flows.threads import to_the_end
 from nexus import AttemptOutcome, Claim, TaskNexus, TaskStatus
 from nexus.errors import IllegalTransition, NotClaimable, TaskNotFound
 
@@ -125,7 +125,7 @@ async def _claimed(nexus: TaskNexus, task_id: str, agent_id: str) -> Claim:
     patience = 3
     while True:
         try:
-            return await taken(lambda: nexus.claim_task(task_id, agent_id), undo=nexus.release)
+            return await to_the_end(nexus.claim_task, task_id, agent_id)
         except NotClaimable as refused:
             present = await asyncio.to_thread(nexus.now)
             wait = (refused.available_at - present).total_seconds() if refused.available_at else 0.0

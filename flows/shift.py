@@ -3,11 +3,10 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -19,7 +18,7 @@ from flows.handlers import runnable_types
 from flows.observe import ATTEMPT_NAME, artifact_key, ended_well, run_log, run_ref, show_markdown, tag_flow_run
 from flows.reports import AttemptReport, ShiftReport
 from flows.runner import Finished, run_attempt
-from flows.threads import taken, to_the_end
+from flows.threads import outlast, to_the_end
 from nexus import Claim, TaskNexus
 from nexus.errors import DatabaseUnavailable, NexusError
 
@@ -29,9 +28,7 @@ Mode = Literal["drain", "wait"]
 MaxTasks = Annotated[int | None, Field(ge=1)]
 Lease = Annotated[float | None, Field(ge=1, le=86_400)]
 
-NOT_BEGUN: Final = "its agent stopped before it began"
-
-POLL_SECONDS: Final = 1.0
+POLL_SECONDS = 1.0
 """How often an agent with free hands looks for work."""
 
 
@@ -99,20 +96,29 @@ class Shift:
     lease_seconds: float
     done: list[AttemptReport] = field(default_factory=list)
     claimed: int = 0
-    """Claims so far, for `max_tasks`."""
-    not_begun: dict[str, Claim] = field(default_factory=dict)
-    """Claims whose attempt has not begun, by task."""
+    unbegun: dict[tuple[str, int], Claim] = field(default_factory=dict)
+    """What is held without an attempt at it, by task and claim: nobody else would hand it back."""
 
     async def work(self, *, wait: bool, beside: Sequence[str] = ()) -> ShiftReport:
         """Claim and work until there is nothing left to do; hand back what is held when stopped."""
         started_at = await asyncio.to_thread(self.nexus.now)
         hands: set[asyncio.Task[None]] = set()
+        asked_at = time.monotonic()
         try:
             while True:
-                claims = await self._claim(self.concurrency - len(hands))
-                hands |= {asyncio.create_task(self._attempt(claim), name=claim.task_id) for claim in claims}
-                if not hands and not claims and not await self._worth_waiting(wait, beside):
+                try:
+                    claims = await self._claim(self.concurrency - len(hands))
+                    over = not hands and not claims and not await self._worth_waiting(wait, beside)
+                    asked_at = time.monotonic()
+                except DatabaseUnavailable as error:
+                    # An empty board is one thing, a board that nobody can read another.
+                    if not wait and not hands and time.monotonic() - asked_at > self.lease_seconds:
+                        raise
+                    run_log().warning("%s Trying again.", error)
+                    claims, over = [], False
+                if over:
                     break
+                hands |= {asyncio.create_task(self._attempt(claim), name=claim.task_id) for claim in claims}
                 await self._pause(hands)
                 for hand in [hand for hand in hands if hand.done()]:
                     hands.remove(hand)
@@ -121,37 +127,26 @@ class Shift:
             # Stopped from outside, or by a fault: every attempt hands its task back before the shift ends.
             for hand in hands:
                 hand.cancel()
-            await asyncio.gather(*hands, return_exceptions=True)
-            # A hand that was stopped before its first step could not.
-            await to_the_end(self._release_all, list(self.not_begun.values()))
+            await outlast(asyncio.gather(*hands, return_exceptions=True))
+            for claim in list(self.unbegun.values()):
+                await self._release(claim)
         return await self._report(started_at)
 
     async def _claim(self, free: int) -> list[Claim]:
         limit = free if self.max_tasks is None else min(free, self.max_tasks - self.claimed)
         if limit <= 0:
             return []
-        deadline = time.monotonic() + self.lease_seconds
-        while True:
-            try:
-                claims = await taken(lambda: self._take(limit), undo=self._release_all)
-                break
-            except DatabaseUnavailable as error:
-                if time.monotonic() > deadline:
-                    raise
-                run_log().warning("%s Trying again.", error)
-                await asyncio.sleep(POLL_SECONDS)
-        self.claimed += len(claims)
-        self.not_begun |= {claim.task_id: claim for claim in claims}
-        return claims
-
-    def _take(self, limit: int) -> list[Claim]:
-        return self.nexus.claim(
+        claims = await to_the_end(
+            self.nexus.claim,
             self.agent_id,
             limit,
             task_types=self.task_types,
             episode_id=self.episode_id,
             lease_seconds=self.lease_seconds,
         )
+        self.claimed += len(claims)
+        self.unbegun |= {_key(claim): claim for claim in claims}
+        return claims
 
     async def _worth_waiting(self, wait: bool, beside: Sequence[str]) -> bool:
         """Nothing is held and nothing can be claimed now: whether that may change."""
@@ -178,18 +173,20 @@ class Shift:
         try:
             # Prefect types return_state for sync tasks only.
             number = claim.task.attempt_count + 1
-            await attempt(claim.task_id, number, claim.agent_id, return_state=True)  # type: ignore[misc]
+            await _attempt(claim.task_id, number, claim.agent_id, return_state=True)  # type: ignore[misc]
         finally:
             _work.reset(token)
-            if unbegun := self.not_begun.pop(claim.task_id, None):
-                await to_the_end(self._release_all, [unbegun])
+            if _key(claim) in self.unbegun:
+                await self._release(claim)
         if work.finished is not None:
             self.done.append(_reported(claim.task_id, work.finished))
 
-    def _release_all(self, claims: list[Claim]) -> None:
-        for claim in claims:
-            with suppress(NexusError):
-                self.nexus.release(claim, NOT_BEGUN)
+    async def _release(self, claim: Claim) -> None:
+        del self.unbegun[_key(claim)]
+        try:
+            await to_the_end(self.nexus.release, claim, "its agent stopped before it began")
+        except NexusError as error:
+            run_log().warning("not handed back: %s", error)
 
     async def _report(self, started_at: datetime) -> ShiftReport:
         finished_at = await asyncio.to_thread(self.nexus.now)
@@ -211,10 +208,10 @@ _work: ContextVar[_Work] = ContextVar("work")
 
 
 @task(name="attempt", task_run_name=ATTEMPT_NAME, cache_policy=NO_CACHE)
-async def attempt(task_id: str, number: int, agent_id: str) -> None:  # noqa: ARG001 - they name the run
+async def _attempt(task_id: str, number: int, agent_id: str) -> None:  # noqa: ARG001 - they name the run
     work = _work.get()
     shift = work.shift
-    shift.not_begun.pop(task_id)
+    del shift.unbegun[_key(work.claim)]
     work.finished = await run_attempt(
         shift.nexus,
         work.claim,
@@ -223,6 +220,10 @@ async def attempt(task_id: str, number: int, agent_id: str) -> None:  # noqa: AR
         log=run_log(),
     )
     raise_unless_completed(task_id, work.finished)
+
+
+def _key(claim: Claim) -> tuple[str, int]:
+    return claim.task_id, claim.claim_no
 
 
 def _reported(task_id: str, finished: Finished) -> AttemptReport:

@@ -27,17 +27,6 @@ async def to_the_end(call: Callable[..., T], *given: Any, **named: Any) -> T:
     return running.result()
 
 
-async def taken(call: Callable[[], T], *, undo: Callable[[T], object]) -> T:
-    """`call` in a thread. Where the caller is cancelled meanwhile, what it gave goes to `undo` before that strikes."""
-    taking = asyncio.ensure_future(asyncio.to_thread(call))
-    stopped = await outlast(taking)
-    if stopped is None:
-        return taking.result()
-    if taking.exception() is None:
-        await to_the_end(undo, taking.result())
-    raise stopped
-
-
 async def outlast(waited_for: asyncio.Future[Any], seconds: float | None = None) -> asyncio.CancelledError | None:
     """Wait for an end, at most `seconds`, whoever cancels; the cancellation that came meanwhile, for the caller."""
     deadline = None if seconds is None else time.monotonic() + seconds

@@ -1,0 +1,380 @@
+"""`process_agent_tasks`: one agent drains what it may claim, and holds nothing when it is stopped."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from flows import GiveUp, ShiftReport, TaskContext, process_agent_tasks
+from flows.board import working_on
+from nexus import AttemptOutcome, Claim, NewTask, RetryPolicy, Task, TaskNexus, TaskStatus
+from nexus.errors import AgentNotConfirmed, DatabaseUnavailable
+
+from .conftest import ONCE, Handles, MakeNexus, artifact_of, flow_run_of, task_runs_of, until
+
+pytestmark = pytest.mark.usefixtures("prefect_api")
+
+
+@pytest.fixture(autouse=True)
+def at_work(nexus: TaskNexus) -> Iterator[None]:
+    with working_on(nexus):
+        yield
+
+
+def add(nexus: TaskNexus, *task_ids: str, **fields: Any) -> None:
+    nexus.add_tasks([NewTask(**{"task_id": task_id, "task_type": "summarise", **fields}) for task_id in task_ids])
+
+
+def statuses(nexus: TaskNexus) -> dict[str, str]:
+    return {task.task_id: str(task.status) for task in nexus.get_all_tasks()}
+
+
+async def sleep(task: Task, context: TaskContext) -> None:
+    await asyncio.sleep(60)
+
+
+async def test_a_shift_drains_the_board(nexus: TaskNexus, handles: Handles) -> None:
+    handles("summarise", lambda task, context: task.task_id)
+    add(nexus, *(f"T-{number}" for number in range(12)))
+
+    report = await process_agent_tasks("Agent-2")
+
+    assert isinstance(report, ShiftReport)
+    assert (report.agent_id, report.completed, report.failed, report.dead_letters) == ("Agent-2", 12, 0, 0)
+    assert sorted(one.task_id for one in report.attempts) == sorted(statuses(nexus))
+    assert set(statuses(nexus).values()) == {"completed"}
+    assert report.started_at <= report.finished_at
+
+
+async def test_what_a_person_sees_of_it(nexus: TaskNexus, handles: Handles) -> None:
+    async def do(task: Task, context: TaskContext) -> None:
+        if task.task_id == "T-2":
+            raise GiveUp("the page is gone")
+
+    handles("summarise", do)
+    add(nexus, "T-1", "T-2")
+
+    state = await process_agent_tasks("Agent-2", return_state=True)
+
+    run = await flow_run_of(state)
+    assert run.name == "Agent-2 · shift"
+    assert {"nexus", "agent:Agent-2"} <= set(run.tags)
+    assert run.state.is_completed()
+    assert run.state.message == "1 completed, 1 failed, 1 dead letters"
+    seen = await task_runs_of(state, 2)
+    assert {name: one.state.name for name, one in seen.items()} == {
+        "T-1 · attempt 1 · Agent-2": "Completed",
+        "T-2 · attempt 1 · Agent-2": "Failed",
+    }
+    failed = seen["T-2 · attempt 1 · Agent-2"]
+    assert "the page is gone" in failed.state.message
+    assert {"nexus", "agent:Agent-2"} <= set(failed.tags)
+    [attempt] = nexus.attempts("T-2")
+    assert attempt.run_ref == {"flow_run_id": str(run.id), "task_run_id": str(failed.id), "run_count": 1}
+    report = await artifact_of(state, "nexus-shift-agent-2")
+    assert "GiveUp" not in report.data
+    assert "the page is gone" in report.data
+    assert "T-1" in report.data
+
+
+async def test_no_more_at_once_than_asked_for(nexus: TaskNexus, handles: Handles) -> None:
+    together = threading.Semaphore(0)
+    present, most = 0, 0
+    counting = threading.Lock()
+
+    def count(task: Task, context: TaskContext) -> None:
+        nonlocal present, most
+        with counting:
+            present += 1
+            most = max(most, present)
+            if present == 3:
+                together.release(9)
+        assert together.acquire(timeout=20), "three could have been at work side by side"
+        with counting:
+            present -= 1
+
+    handles("summarise", count)
+    add(nexus, *(f"T-{number}" for number in range(9)))
+
+    report = await process_agent_tasks("Agent-2", concurrency=3)
+
+    assert (report.completed, most) == (9, 3)
+
+
+async def test_a_failed_task_is_offered_again(nexus: TaskNexus, handles: Handles) -> None:
+    async def flaky(task: Task, context: TaskContext) -> None:
+        if context.attempt_number < 3:
+            raise ValueError("no network")
+
+    handles("summarise", flaky)
+    add(nexus, "T-1")
+
+    state = await process_agent_tasks("Agent-2", return_state=True)
+
+    report: ShiftReport = await state.aresult()
+    assert [(one.number, one.outcome, one.status) for one in report.attempts] == [
+        (1, AttemptOutcome.FAILED, TaskStatus.PENDING),
+        (2, AttemptOutcome.FAILED, TaskStatus.PENDING),
+        (3, AttemptOutcome.COMPLETED, TaskStatus.COMPLETED),
+    ]
+    assert (report.completed, report.failed, report.dead_letters) == (1, 2, 0)
+    assert report.attempts[0].error == "no network"
+    assert set(await task_runs_of(state, 3)) == {f"T-1 · attempt {number} · Agent-2" for number in (1, 2, 3)}
+
+
+async def test_draining_does_not_wait_for_a_backoff(nexus: TaskNexus, handles: Handles) -> None:
+    async def fail(task: Task, context: TaskContext) -> None:
+        raise ValueError("no network")
+
+    handles("summarise", fail)
+    add(nexus, "T-1", retry_policy=RetryPolicy(backoff_seconds=600))
+
+    report = await process_agent_tasks("Agent-2")
+
+    assert len(report.attempts) == 1
+    assert statuses(nexus) == {"T-1": "pending"}
+
+
+async def test_only_what_it_has_handlers_for_is_claimed(nexus: TaskNexus, handles: Handles) -> None:
+    handles("summarise", lambda task, context: None)
+    add(nexus, "T-1")
+    add(nexus, "T-2", task_type="engrave")
+    add(nexus, "T-3", task_type="command", payload={"argv": ["ls"]})
+
+    report = await process_agent_tasks("Agent-2")
+
+    assert [one.task_id for one in report.attempts] == ["T-1"]
+    assert statuses(nexus) == {"T-1": "completed", "T-2": "pending", "T-3": "pending"}
+    assert nexus.get_task_by_id("T-2").claim_no == 0  # type: ignore[union-attr]
+
+
+async def test_a_filter_by_type_or_episode(nexus: TaskNexus, handles: Handles) -> None:
+    handles("summarise", lambda task, context: None)
+    handles("fetch", lambda task, context: None)
+    add(nexus, "T-1")
+    add(nexus, "T-2", task_type="fetch")
+    add(nexus, "T-3", task_type="fetch", episode_id="EP07")
+
+    assert (await process_agent_tasks("Agent-2", task_type="engrave")).attempts == ()
+    assert [one.task_id for one in (await process_agent_tasks("Agent-2", episode_id="EP07")).attempts] == ["T-3"]
+    assert [one.task_id for one in (await process_agent_tasks("Agent-2", task_type="fetch")).attempts] == ["T-2"]
+    assert statuses(nexus) == {"T-1": "pending", "T-2": "completed", "T-3": "completed"}
+
+
+@pytest.mark.parametrize("mode", ["drain", "wait"])
+async def test_it_ends_after_as_many_attempts_as_asked_for(nexus: TaskNexus, handles: Handles, mode: Any) -> None:
+    handles("summarise", lambda task, context: None)
+    add(nexus, *(f"T-{number}" for number in range(5)))
+
+    report = await process_agent_tasks("Agent-2", max_tasks=3, concurrency=2, mode=mode)
+
+    assert report.completed == 3
+    assert nexus.stats() == {"completed": 3, "pending": 2}
+
+
+async def test_nothing_to_do(nexus: TaskNexus) -> None:
+    state = await process_agent_tasks("Agent-2", return_state=True)
+
+    assert (await state.aresult()).attempts == ()
+    assert state.message == "nothing to do"
+
+
+async def test_an_agent_that_nobody_registered(make_nexus: MakeNexus, handles: Handles) -> None:
+    handles("summarise", lambda task, context: None)
+    closed = make_nexus(registration="closed")
+    add(closed, "T-1")
+
+    with working_on(closed), pytest.raises(AgentNotConfirmed, match="Agent-2"):
+        await process_agent_tasks("Agent-2")
+
+    assert statuses(closed) == {"T-1": "pending"}
+    assert closed.agents() == []
+
+
+async def test_an_agents_own_limit_outweighs_the_shifts(nexus: TaskNexus, handles: Handles) -> None:
+    held: list[int] = []
+
+    def count(task: Task, context: TaskContext) -> None:
+        held.append(nexus.stats()["in_progress"] + nexus.stats()["claimed"])
+
+    handles("summarise", count)
+    nexus.register_agent("Agent-2", max_concurrency=1)
+    add(nexus, "T-1", "T-2", "T-3")
+
+    assert (await process_agent_tasks("Agent-2", concurrency=3)).completed == 3
+    assert held == [1, 1, 1]
+
+
+# -- waiting ----------------------------------------------------------------------------------------------------
+
+
+async def test_waiting_for_an_episode_ends_when_nothing_can_move(nexus: TaskNexus, handles: Handles) -> None:
+    async def flaky(task: Task, context: TaskContext) -> None:
+        if context.attempt_number == 1:
+            raise ValueError("no network")
+
+    handles("summarise", flaky)
+    add(nexus, "T-1", episode_id="EP07", retry_policy=RetryPolicy(backoff_seconds=0.5, jitter=0))
+    add(nexus, "T-2", episode_id="EP07", depends_on=["T-1"], retry_policy=ONCE)
+    add(nexus, "T-3", episode_id="EP07", depends_on=["T-2"])
+    add(nexus, "T-4", episode_id="EP07", task_type="engrave")
+    add(nexus, "T-5", episode_id="EP07", assigned_to="Agent-9")
+
+    async with asyncio.timeout(30):
+        report = await process_agent_tasks("Agent-2", mode="wait", episode_id="EP07")
+
+    assert statuses(nexus) == {
+        "T-1": "completed",
+        "T-2": "failed",
+        "T-3": "pending",
+        "T-4": "pending",
+        "T-5": "pending",
+    }
+    assert (report.completed, report.failed, report.dead_letters) == (1, 2, 1)
+
+
+async def test_waiting_takes_what_comes(nexus: TaskNexus, handles: Handles) -> None:
+    handles("summarise", lambda task, context: None)
+    shift = asyncio.create_task(process_agent_tasks("Agent-2", mode="wait"))
+    await until(nexus.agents)
+    add(nexus, "T-1")
+
+    await until(lambda: statuses(nexus) == {"T-1": "completed"})
+
+    assert not shift.done()
+    shift.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await shift
+
+
+# -- stopping ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_shift_that_is_stopped_hands_everything_back(nexus: TaskNexus, handles: Handles) -> None:
+    stopped: list[str] = []
+
+    def watch(task: Task, context: TaskContext) -> None:
+        if context.stop.wait(60):
+            stopped.append(task.task_id)
+
+    handles("sleep", sleep)
+    handles("watch", watch)
+    add(nexus, "T-1", "T-2", task_type="sleep")
+    add(nexus, "T-3", "T-4", task_type="watch")
+    add(nexus, "T-5", task_type="watch", priority="low")
+    shift = asyncio.create_task(process_agent_tasks("Agent-2", concurrency=4))
+    await until(lambda: nexus.stats()["in_progress"] == 4)
+
+    shift.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await shift
+    assert set(statuses(nexus).values()) == {"pending"}
+    assert sorted(stopped) == ["T-3", "T-4"]
+    outcomes = [nexus.attempts(task_id)[0].outcome for task_id in ("T-1", "T-2", "T-3", "T-4")]
+    assert outcomes == [AttemptOutcome.RELEASED] * 4
+    assert nexus.attempts("T-5") == []
+
+
+class Stopping(TaskNexus):
+    """Whoever claims is stopped while the claim is on its way."""
+
+    shift: "asyncio.Task[Any]"
+
+    def claim(self, *given: Any, **named: Any) -> list[Claim]:
+        claims = super().claim(*given, **named)
+        self.shift.get_loop().call_soon_threadsafe(self.shift.cancel)
+        time.sleep(0.2)
+        return claims
+
+
+async def test_claims_that_were_taken_but_not_begun_are_handed_back(make_nexus: MakeNexus, handles: Handles) -> None:
+    handles("summarise", sleep)
+    stopping = make_nexus(Stopping)
+    add(stopping, "T-1", "T-2", "T-3")
+
+    with working_on(stopping):
+        stopping.shift = asyncio.create_task(process_agent_tasks("Agent-2"))
+        with pytest.raises(asyncio.CancelledError):
+            await stopping.shift
+
+    assert set(statuses(stopping).values()) == {"pending"}
+    assert {task.claim_no for task in stopping.get_all_tasks()} == {1}
+    assert stopping.attempts("T-1") == []
+
+
+async def test_being_stopped_twice_hands_back_too(nexus: TaskNexus, handles: Handles) -> None:
+    async def tidies_up(task: Task, context: TaskContext) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.3)
+
+    handles("summarise", tidies_up)
+    add(nexus, "T-1", "T-2")
+    shift = asyncio.create_task(process_agent_tasks("Agent-2"))
+    await until(lambda: nexus.stats()["in_progress"] == 2)
+
+    for _ in range(3):
+        shift.cancel()
+        await asyncio.sleep(0.05)
+
+    with pytest.raises(asyncio.CancelledError):
+        await shift
+    assert set(statuses(nexus).values()) == {"pending"}
+
+
+# -- faults -----------------------------------------------------------------------------------------------------
+
+
+class Away(TaskNexus):
+    """A database that is away for some claims."""
+
+    away = 0
+
+    def claim(self, *given: Any, **named: Any) -> list[Claim]:
+        if self.away:
+            self.away -= 1
+            raise DatabaseUnavailable("the server is restarting.")
+        return super().claim(*given, **named)
+
+
+async def test_a_database_that_is_away_for_a_moment_is_not_an_empty_board(
+    make_nexus: MakeNexus, handles: Handles
+) -> None:
+    handles("summarise", lambda task, context: None)
+    away = make_nexus(Away)
+    away.away = 2
+    add(away, "T-1")
+
+    with working_on(away):
+        report = await process_agent_tasks("Agent-2")
+
+    assert report.completed == 1
+
+
+async def test_a_database_that_stays_away_ends_the_shift_in_red(make_nexus: MakeNexus) -> None:
+    away = make_nexus(Away)
+    away.away = 1000
+
+    with working_on(away), pytest.raises(DatabaseUnavailable):
+        await process_agent_tasks("Agent-2", lease_seconds=1)
+
+
+async def test_a_task_that_was_cancelled_meanwhile(nexus: TaskNexus, handles: Handles) -> None:
+    async def cancels(task: Task, context: TaskContext) -> str:
+        await asyncio.to_thread(nexus.cancel, task.task_id, "not needed any more")
+        return "done"
+
+    handles("summarise", cancels)
+    add(nexus, "T-1")
+
+    report = await process_agent_tasks("Agent-2")
+
+    assert [(one.outcome, one.status) for one in report.attempts] == [
+        (AttemptOutcome.CANCELLED, TaskStatus.CANCELLED),
+    ]
+    assert report.summary() == "1 cancelled"
