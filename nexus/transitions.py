@@ -116,7 +116,8 @@ def _claim(**wishes: bool) -> sa.Update:
         .where(*clauses)
         .order_by(tasks.c.priority, tasks.c.available_at, tasks.c.seq)
         .limit(sa.bindparam("limit", type_=sa.Integer()))
-        .with_for_update(skip_locked=True)
+        # Whoever asks for one task waits for it: somebody may only be adding a task that depends on it.
+        .with_for_update(skip_locked=not wishes["task_id"])
         .cte("picked")
     )
     return (
