@@ -116,7 +116,7 @@ def _claim(**wishes: bool) -> sa.Update:
         .where(*clauses)
         .order_by(tasks.c.priority, tasks.c.available_at, tasks.c.seq)
         .limit(sa.bindparam("limit", type_=sa.Integer()))
-        # Whoever asks for one task waits for it: somebody may only be adding a task that depends on it.
+        # Who wants just one task waits for its lock, which may be held by somebody who only depends on it.
         .with_for_update(skip_locked=not wishes["task_id"])
         .cte("picked")
     )
@@ -145,7 +145,7 @@ def claim(
     """Take up to `limit` claimable tasks, first by priority, then by how long they wait.
 
     `wishes` are values for the names of `predicates.wanted`; None is no wish. Rows that another claim has
-    locked are skipped, so claims do not wait for one another.
+    locked are skipped, so claims do not wait for one another; only the claim of one certain task waits.
     """
     flags = {name: value is not None for name, value in wishes.items()}
     bound = {f"p_{name}": value for name, value in wishes.items() if value is not None}

@@ -1,11 +1,12 @@
 """Who gets which task, and when."""
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from nexus import TaskNexus
+from nexus import NewTask, TaskNexus, intake
 from nexus.errors import AgentNotConfirmed, IllegalTransition, InvalidTask, NotClaimable, TaskNotFound
 
 
@@ -143,6 +144,32 @@ def test_a_dependency_that_was_done_before_holds_nobody_up(nexus: TaskNexus, don
     done("A")
     nexus.add_tasks([{"task_id": "B", "depends_on": ["A"]}, {"task_id": "C", "depends_on": ["A", "B"]}])
     assert offered(nexus) == ["B"]
+
+
+def test_a_task_that_another_just_made_its_dependency_can_be_claimed(postgres_url: str, open_board: Any) -> None:
+    """Whoever adds a dependency locks its target for a moment: one who wants that very task waits for the moment."""
+    adding, claiming = open_board(postgres_url), open_board(postgres_url)
+    adding.add_task({"task_id": "A"})
+
+    def add_while_the_other_claims(tx: Any) -> Any:
+        intake.add(tx, [NewTask(depends_on=("A",))], adding.settings.retry, None)
+        claim = pool.submit(claiming.claim_task, "A", "Ada")
+        wait([claim], timeout=0.3)
+        return claim
+
+    with ThreadPoolExecutor(1) as pool:
+        claim = adding._database.write(add_while_the_other_claims)
+        assert claim.result(timeout=30).claim_no == 1
+
+
+def test_of_two_who_want_the_same_task_one_is_told_who_has_it(postgres_url: str, open_board: Any) -> None:
+    one, two = open_board(postgres_url), open_board(postgres_url)
+    one.add_task({"task_id": "A"})
+    with ThreadPoolExecutor(8) as pool:
+        races = [pool.submit(board.claim_task, "A", f"agent-{number}") for number in range(8) for board in (one, two)]
+        errors = [race.exception(timeout=30) for race in races]
+    assert errors.count(None) == 1
+    assert all(isinstance(error, IllegalTransition) and "holds it" in str(error) for error in errors if error)
 
 
 def test_work_under_review_frees_nobody_until_it_is_approved(nexus: TaskNexus, done: Any) -> None:

@@ -497,7 +497,7 @@ def test_any_order_of_verbs_on_sqlite(sqlite_template: Path, tmp_path: Path, ope
         path = shutil.copy(sqlite_template, tmp_path / f"board{next(copies)}.db")
         return open_board(f"sqlite:///{path}")
 
-    play(fresh, clock, examples=70, steps=50)
+    play(fresh, clock, examples=40, steps=40)
 
 
 def test_any_order_of_verbs_on_postgresql(postgres_url: str, open_board: Any, clock: Any) -> None:
@@ -508,7 +508,7 @@ def test_any_order_of_verbs_on_postgresql(postgres_url: str, open_board: Any, cl
                 connection.exec_driver_sql(f"DELETE FROM {table}")
         return nexus
 
-    play(fresh, clock, examples=15, steps=30)
+    play(fresh, clock, examples=10, steps=30)
 
 
 def test_the_model_is_not_blind() -> None:
