@@ -66,11 +66,12 @@ class TaskContext:
     )
     stop: threading.Event = field(default_factory=threading.Event)
     """Set when the attempt must end: cancelled, timed out, its claim lost, or its agent stopping. An `async`
-    handler is cancelled as well; a `def` handler that takes long looks at it now and then."""
+    handler is cancelled as well; a `def` handler that takes long looks at it now and then. What it returns once
+    this is set completes nothing; unless it timed out, it is kept on the attempt as `late_result`."""
     _notes: deque[str] = field(default_factory=lambda: deque(maxlen=1))
 
     def note(self, text: str) -> None:
-        """Say how far the work is; written to the attempt with the next heartbeat."""
+        """Say how far the work is; written to the attempt with the next heartbeat, the last one when it ends."""
         self._notes.append(text)
 
     def take_note(self) -> str | None:

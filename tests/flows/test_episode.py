@@ -18,7 +18,8 @@ pytestmark = pytest.mark.usefixtures("prefect_api")
 
 
 @pytest.fixture(autouse=True)
-def at_work(nexus: TaskNexus) -> Iterator[None]:
+def at_work(nexus: TaskNexus, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("flows.shift.POLL_SECONDS", 0.1)
     with working_on(nexus):
         yield
 
@@ -130,10 +131,13 @@ async def test_a_retry_is_waited_for(nexus: TaskNexus, handles: Handles) -> None
     assert third.started_at - second.finished_at >= timedelta(seconds=0.5)
 
 
-async def test_what_a_dead_agent_holds_is_taken_back_inside(nexus: TaskNexus, handles: Handles) -> None:
+async def test_what_a_dead_agent_holds_is_taken_back_inside(
+    nexus: TaskNexus, handles: Handles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.episode.SWEEP_SECONDS", 0.1)
     handles("summarise", lambda task, context: context.agent_id)
     add(nexus, "A")
-    nexus.start(nexus.claim("Agent-9", lease_seconds=2)[0])
+    nexus.start(nexus.claim("Agent-9", lease_seconds=1)[0])
 
     async with asyncio.timeout(60):
         report = await run_episode("EP07", agents=["Agent-1"])

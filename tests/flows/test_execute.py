@@ -223,8 +223,17 @@ async def test_a_refused_claim_is_no_failure(
     assert run.state.name == "Refused"
     assert why in run.state.message
     assert task_of(nexus) == before
+
+
+async def test_nothing_is_red_in_a_run_that_was_refused(nexus: TaskNexus, handles: Handles) -> None:
+    handles("summarise", lambda task, context: None)
+    add(nexus)
+    hold(nexus)
+
+    state = await execute_task("EP07-T3", "Agent-2", return_state=True)
+
     [task_run] = (await task_runs_of(state, 1)).values()
-    assert (task_run.state.is_completed(), task_run.state.name) == (True, "Refused"), "nothing red in a quiet run"
+    assert (task_run.state.is_completed(), task_run.state.name) == (True, "Refused")
 
 
 async def test_a_task_that_was_blocked_between_two_attempts(nexus: TaskNexus, handles: Handles) -> None:

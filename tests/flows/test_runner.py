@@ -670,6 +670,19 @@ async def test_a_signal_that_strikes_inside_a_handler_is_no_failure_of_it(nexus:
     assert last_attempt(nexus).outcome == AttemptOutcome.RELEASED
 
 
+def test_ctrl_c_inside_a_handler_is_no_failure_of_it(nexus: TaskNexus, handles: Handles) -> None:
+    async def struck(task: Task, context: TaskContext) -> None:
+        raise KeyboardInterrupt
+
+    handles("summarise", struck)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(run_attempt(nexus, claimed(nexus)))
+
+    assert task_of(nexus).status == PENDING
+    assert last_attempt(nexus).outcome == AttemptOutcome.RELEASED
+
+
 def test_the_end_of_the_event_loop_hands_back(nexus: TaskNexus, handles: Handles, signals: Signals) -> None:
     """Ctrl-C and SIGTERM break the loop off; what asyncio cancels then is every task at once."""
 

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.usefixtures("prefect_api")
 
 
 @pytest.fixture(autouse=True)
-def at_work(nexus: TaskNexus) -> Iterator[None]:
+def at_work(nexus: TaskNexus, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("flows.shift.POLL_SECONDS", 0.1)
     with working_on(nexus):
         yield
 
