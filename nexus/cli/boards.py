@@ -36,8 +36,12 @@ def import_boards(
     as_json: Json = False,
 ) -> None:
     """Load boards without running them. Exit code 1 where nothing could be read, or --strict found a reject."""
+    from nexus.boards.reading import EXTENSIONS
+
     nexus = open_nexus(context)
     board = nexus.read_board(paths)
+    if not board.files:
+        refuse(f"{', '.join(map(str, paths))}: holds no board file ({', '.join(sorted(EXTENSIONS))})")
     if episode:
         board = board.in_episode(episode)
     report = nexus.import_board(board, dry_run=dry_run, strict=strict, actor=by)
