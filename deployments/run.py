@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +15,8 @@ from deployments.display import Display, final_table
 from deployments.prefect_server import Api, prefect_server
 from nexus import NexusSettings, TaskNexus
 from nexus.boards import Board, ImportReport
+from nexus.errors import AgentNotConfirmed
+from nexus.states import TERMINAL
 
 if TYPE_CHECKING:
     from flows import EpisodeReport
@@ -24,6 +25,8 @@ AGENTS: Final = ("Agent-1", "Agent-2", "Agent-3")
 
 LEASE_SECONDS: Final = 15.0
 """Short: agents and board are on one machine, and a second run takes over from a killed one this much later."""
+
+STOPPING: Final = (signal.SIGTERM, signal.SIGHUP)
 
 Say = Callable[[str], None]
 
@@ -55,8 +58,12 @@ def settings_for(order: Order) -> NexusSettings:
         return settings
     # Its tasks name `python3`: the one that runs this command has to be the one that is found.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    allowed = (*settings.command.allowed_programs, "python3")
-    return settings.model_copy(update={"command": settings.command.model_copy(update={"allowed_programs": allowed})})
+    update = {
+        "allowed_programs": (*settings.command.allowed_programs, "python3"),
+        # Where this package was not installed but found there, its commands find it there too.
+        "pass_environment": (*settings.command.pass_environment, "PYTHONPATH"),
+    }
+    return settings.model_copy(update={"command": settings.command.model_copy(update=update)})
 
 
 def load(nexus: TaskNexus, order: Order, say: Say) -> tuple[str, Board, ImportReport]:
@@ -102,12 +109,16 @@ def run(order: Order, say: Say, *, quiet: bool = False) -> tuple[int, "EpisodeRe
             say("Nothing to run.")
             return 1, None
         if order.is_quickstart:
-            say("It may run python3 (for the command that fails); nothing else is allowed.")
+            say("It may run python3, for the command that fails.")
         agents = agents_for(order, board)
+        known = {agent.agent_id for agent in nexus.agents()}
         for agent_id in agents:
             if settings.registration == "open":  # closed: an operator has said who may work, and what they can do
                 nexus.register_agent(agent_id, order.capabilities or None)
-        signal.signal(signal.SIGTERM, _as_interrupt)
+            elif agent_id not in known:
+                raise AgentNotConfirmed(agent_id)
+        done_before = not set(nexus.stats(episode)) - TERMINAL
+        _stop_on_signals()
         with prefect_server(settings, any_port=True, keep=order.keep, say=say) as api:
             say(f"Prefect UI: {api.ui_url}   Database: {nexus.url}")
             report, run_id = _work(nexus, api, episode, agents, order, say)
@@ -116,8 +127,30 @@ def run(order: Order, say: Say, *, quiet: bool = False) -> tuple[int, "EpisodeRe
             return 130, None
         if not quiet:
             final_table(report)
+        if done_before:
+            say("Nothing was left to do. --again works a copy; `nexus retry TASK` offers a failed task again.")
         _say_where(report, api, run_id, nexus, order, say)
     return _exit_code(report, order, say), report
+
+
+def _stop_on_signals() -> None:
+    """SIGTERM, and a terminal that closes, stop as Ctrl-C does."""
+    for number in STOPPING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
+            signal.signal(number, _as_interrupt)
+
+
+async def _stopping(stop: Callable[[], Any]) -> None:
+    """Has the signals call `stop`, from the event loop, where no code of ours is cut in half.
+
+    Again and again: a flow run of Prefect's (3.8) puts a handler of its own into the place of SIGTERM's, which
+    raises wherever the main thread just is.
+    """
+    stops = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+    while True:
+        for number in stops:
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        await asyncio.sleep(0.2)
 
 
 def _as_interrupt(_signal: int, _frame: Any) -> None:
@@ -127,11 +160,14 @@ def _as_interrupt(_signal: int, _frame: Any) -> None:
 def _work(
     nexus: TaskNexus, api: Api, episode: str, agents: Sequence[str], order: Order, say: Say
 ) -> "tuple[EpisodeReport | None, str | None]":
+    from prefect.exceptions import TerminationSignal
     from prefect.logging.handlers import APILogHandler
 
     from flows import run_episode  # only now: Prefect reads the address of its API when it is imported
     from flows.board import working_on
 
+    if order.is_quickstart:
+        import deployments.quickstart.handlers  # noqa: F401 - they are there also where the package is not installed
     if api.owned:
         _close_earlier_life(say)
     quiet_prefect()
@@ -139,7 +175,7 @@ def _work(
     async def work() -> tuple["EpisodeReport", str | None]:
         task = asyncio.current_task()
         assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        stopping = asyncio.create_task(_stopping(task.cancel))
         with Display(nexus, episode, agents) as display, working_on(nexus):
             watching = asyncio.create_task(display.follow())
             try:
@@ -151,16 +187,18 @@ def _work(
                     return_state=True,
                 )
             finally:
+                stopping.cancel()
                 watching.cancel()
-                with suppress(asyncio.CancelledError):
-                    await watching
+                await asyncio.gather(stopping, watching, return_exceptions=True)
         return await state.aresult(), str(state.state_details.flow_run_id)
 
     try:
         return asyncio.run(work())
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except (KeyboardInterrupt, asyncio.CancelledError, TerminationSignal):
+        say("Stopping …")
         return None, None
     finally:
+        _stop_on_signals()  # the event loop has set them back to what ends us at once
         # While the server is still there: what Prefect's own exit hooks would send later finds it gone.
         APILogHandler().flush()
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from nexus import queries
 from nexus.engine import Tx
 from nexus.errors import TaskNotFound
+from nexus.outlook import no_handler
 from nexus.records import Row
 from nexus.schemas import Agent, Reason
 from nexus.states import HELD, TERMINAL, TaskStatus
@@ -102,10 +103,7 @@ def _agents(row: Row, agents: list[Agent], newcomer: str | None) -> list[Reason]
     handling = [agent for agent in capable if agent.task_types is None or row.task_type in agent.task_types]
     if not handling:
         who = ", ".join(agent.agent_id for agent in capable[:3])
-        message = (
-            f"no agent here has a handler for {row.task_type!r} (asked: {who}); "
-            f"it stays for agents that work outside (`nexus claim`)"
-        )
+        message = f"{no_handler(row.task_type)} (asked: {who})"
         return [Reason(code="no_handler", message=message, details={"task_type": row.task_type})]
     if all(agent.max_concurrency is not None and agent.live_claims >= agent.max_concurrency for agent in handling):
         full = {agent.agent_id: agent.live_claims for agent in handling}

@@ -18,6 +18,17 @@ _NEEDS_A_PERSON = {
 }
 
 
+_SWITCHES = {"command": "NEXUS_COMMAND__ALLOWED_PROGRAMS", "http": "NEXUS_HTTP__ALLOWED_HOSTS"}
+"""Task types that are done nowhere until a setting allows something."""
+
+
+def no_handler(task_type: str) -> str:
+    """Why nobody here does tasks of a type."""
+    if task_type in _SWITCHES:
+        return f"no agent here may do {task_type!r} tasks; {_SWITCHES[task_type]} says what they may use"
+    return f"no agent here has a handler for {task_type!r}; it stays for agents that work outside (`nexus claim`)"
+
+
 def stuck(
     open_tasks: Sequence[Row], status_of: Mapping[str, str], workers: Sequence[Agent], task_types: Iterable[str]
 ) -> dict[str, str]:
@@ -58,7 +69,7 @@ def _why(
         if status_of.get(target) != TaskStatus.COMPLETED and (target not in rows or target in reasons):
             return f"it waits for {target}, which is {status_of.get(target)}"
     if row.task_type not in handled:
-        return f"no agent here has a handler for {row.task_type!r}; it stays for agents that work outside"
+        return no_handler(row.task_type)
     suited = [agent for agent in workers if row.assigned_to in (None, agent.agent_id)]
     if not suited:
         return f"it is assigned to {row.assigned_to}, which is not at work here"

@@ -1,6 +1,7 @@
 """What the quickstart's own tasks do: inventory, checksums, report. A model for handlers of yours."""
 
 import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from nexus.schemas import Task
 
 SKIPPED: Final = frozenset({"__pycache__", "node_modules", "venv", "site-packages"})
 """Folders with thousands of files that nobody wrote; hidden ones are left out as well."""
+
+INVENTORY: Final = "quickstart-inventory.txt"
+"""The list that the inventory leaves in the nexus's home, and the checksums read."""
 
 _BLOCK: Final = 1 << 20
 
@@ -50,34 +54,47 @@ def files_below(top: Path) -> Iterator[Path]:
                 yield path
 
 
+def listed(name: str) -> str:
+    """A file's name on a line of a list: itself, or as JSON where it would not stand on one line."""
+    return name if name.isprintable() and not name.startswith('"') else json.dumps(name)
+
+
+def name_of(line: str) -> str:
+    """The name that `listed` wrote."""
+    return str(json.loads(line)) if line.startswith('"') else line
+
+
 @handler("quickstart.inventory")
 def inventory(task: Task, context: TaskContext) -> dict[str, Any]:
     """List the files and write the list into the nexus's home; the result is their number, size and kinds."""
     asked = InventoryPayload.model_validate(task.payload)
-    listed: list[str] = []
+    names: list[str] = []
     kinds: Counter[str] = Counter()
     size = 0
     complete = True
     for path in files_below(Path(asked.path)):
-        if len(listed) == asked.max_files:
+        if len(names) == asked.max_files:
             complete = False
             break
-        listed.append(os.fsencode(path).decode("utf-8", "replace"))
-        kinds[path.suffix.lower() or "(none)"] += 1
-        size += path.stat().st_size
+        try:
+            size += path.stat().st_size
+        except OSError:
+            continue  # gone since its folder was read
+        names.append(listed(str(path)))
+        kinds[_shown(path.suffix.lower()) or "(none)"] += 1
         if context.stop.is_set():
             raise GiveUp("told to stop")
-        if len(listed) % 1000 == 0:
-            context.note(f"{len(listed)} files so far")
-    kept = _home(context) / "quickstart-inventory.txt"
-    kept.write_text("\n".join(listed), encoding="utf-8")
+        if len(names) % 1000 == 0:
+            context.note(f"{len(names)} files so far")
+    kept = _home(context) / INVENTORY
+    kept.write_text("\n".join(names), encoding="utf-8")
     return {
-        "directory": str(Path(asked.path).resolve()),
-        "files": len(listed),
+        "directory": _shown(Path(asked.path).resolve()),
+        "files": len(names),
         "bytes": size,
         "complete": complete,
         "kinds": dict(kinds.most_common(10)),
-        "list": str(kept),
+        "list": _shown(kept),
     }
 
 
@@ -85,28 +102,29 @@ def inventory(task: Task, context: TaskContext) -> dict[str, Any]:
 def checksum(task: Task, context: TaskContext) -> dict[str, Any]:
     """SHA-256 of each file of one share of the inventory, kept in the nexus's home; the result sums them up."""
     asked = ChecksumPayload.model_validate(task.payload)
-    [found] = context.dependency_results.values()
-    names = Path(found["list"]).read_text(encoding="utf-8").splitlines()[asked.share :: asked.of]
+    text = (_home(context) / INVENTORY).read_text(encoding="utf-8")
+    names = text.split("\n")[asked.share :: asked.of] if text else []
     lines: list[str] = []
     skipped: list[str] = []
     read = 0
-    for name in names:
+    for line in names:
+        name = name_of(line)
         if context.stop.is_set():
             raise GiveUp("told to stop")
         try:
             size = Path(name).stat().st_size
             if read + size > asked.max_bytes:
-                skipped.append(name)
+                skipped.append(line)
                 continue
-            lines.append(f"{_digest(Path(name))}  {name}")
+            lines.append(f"{_digest(Path(name))}  {line}")
             read += size
         except OSError:
-            skipped.append(name)  # gone or unreadable since the inventory
+            skipped.append(line)  # gone or unreadable since the inventory
         context.note(f"{len(lines)} of {len(names)} files")
     kept = _home(context) / f"quickstart-sha256-{asked.share + 1}.txt"
     kept.write_text("\n".join(lines), encoding="utf-8")
     whole = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    return {"files": len(lines), "bytes": read, "skipped": len(skipped), "sha256_of_list": whole, "list": str(kept)}
+    return {"files": len(lines), "bytes": read, "skipped": len(skipped), "sha256_of_list": whole, "list": _shown(kept)}
 
 
 @handler("quickstart.report")
@@ -114,12 +132,12 @@ def report(task: Task, context: TaskContext) -> dict[str, Any]:
     """Write what the other tasks found as Markdown."""
     asked = ReportPayload.model_validate(task.payload)
     found = dict(context.dependency_results)
-    listed = next(result for result in found.values() if "kinds" in result)
+    files = next(result for result in found.values() if "kinds" in result)
     sums = {task_id: result for task_id, result in found.items() if "sha256_of_list" in result}
     commands = {task_id: result for task_id, result in found.items() if "exit_code" in result}
-    lines = [f"# What is in {cell(listed['directory'])}", ""]
-    lines += [f"{listed['files']:,} files, {listed['bytes']:,} bytes.", "", "| kind | files |", "|---|---|"]
-    lines += [f"| {cell(kind)} | {number:,} |" for kind, number in listed["kinds"].items()]
+    lines = [f"# What is in {cell(files['directory'])}", ""]
+    lines += [f"{files['files']:,} files, {files['bytes']:,} bytes.", "", "| kind | files |", "|---|---|"]
+    lines += [f"| {cell(kind)} | {number:,} |" for kind, number in files["kinds"].items()]
     lines += ["", "| checksums by | files | bytes | skipped | SHA-256 of the list |", "|---|---|---|---|---|"]
     lines += [
         f"| {cell(task_id)} | {one['files']:,} | {one['bytes']:,} | {one['skipped']} | {one['sha256_of_list'][:16]}… |"
@@ -128,7 +146,12 @@ def report(task: Task, context: TaskContext) -> dict[str, Any]:
     lines += ["", *(f"`{task_id}` said: {cell(one['stdout'])}" for task_id, one in commands.items())]
     path = _home(context) / Path(asked.file).name
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return {"report": str(path), "files": listed["files"], "bytes": listed["bytes"]}
+    return {"report": _shown(path), "files": files["files"], "bytes": files["bytes"]}
+
+
+def _shown(path: Path | str) -> str:
+    """A path as text that JSON can hold: names of files may be any bytes."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _digest(path: Path) -> str:
