@@ -202,7 +202,7 @@ class _Run:
             return await self._as_recorded(AttemptOutcome(self.ending))
         if timed_out:
             said = doing.exception() if doing.done() and not doing.cancelled() else None
-            last = f"; at the end it said: {said}" if said else ""
+            last = f"; at the end it said: {_in_words(said).message}" if said else ""
             return await self._failed(TimeoutError(f"took longer than {self.claim.task.timeout_seconds:g} s{last}"))
         if doing.cancelled():
             return await self._failed(RuntimeError("the handler cancelled itself"))

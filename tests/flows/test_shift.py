@@ -72,6 +72,7 @@ async def test_what_a_person_sees_of_it(nexus: TaskNexus, handles: Handles) -> N
     }
     failed = seen["T-2 · attempt 1 · Agent-2"]
     assert "the page is gone" in failed.state.message
+    assert failed.tags == [], "each new set of tags costs its first attempt time"
     [attempt] = nexus.attempts("T-2")
     assert attempt.run_ref == {"flow_run_id": str(run.id), "task_run_id": str(failed.id), "run_count": 1}
     report = await artifact_of(state, "nexus-shift-agent-2")
