@@ -91,6 +91,10 @@ TRANSITIONS: dict[Verb, Move] = {
 }
 
 
+OF_THE_SWEEP = frozenset({Verb.EXPIRE, Verb.STALL})
+"""Nobody asks for these: time brings them."""
+
+
 def verbs_from(status: TaskStatus) -> list[Verb]:
-    """The verbs that are legal from `status`, in the order of the table."""
-    return [verb for verb, move in TRANSITIONS.items() if status in move.sources]
+    """The verbs that somebody can ask for from `status`, in the order of the table."""
+    return [verb for verb, move in TRANSITIONS.items() if status in move.sources and verb not in OF_THE_SWEEP]
