@@ -23,12 +23,9 @@ def explain(tx: Tx, task_id: str, *, agent_id: str | None = None) -> list[Reason
         return [_not_pending(tx, row)]
     present = tx.present()
     found = [*_dependencies(tx, row), *_time(row, present)]
-    agents = queries.list_agents(tx)
-    if agent_id is not None:
-        if row.assigned_to not in (None, agent_id):
-            return [*found, _assigned(row, "another agent")]
-        agents = [agent for agent in agents if agent.agent_id == agent_id]
-    return found + _agents(row, agents, newcomer=agent_id)
+    if agent_id is not None and row.assigned_to not in (None, agent_id):
+        return [*found, _assigned(row, "another agent")]
+    return found + _agents(row, queries.list_agents(tx, agent_id), newcomer=agent_id)
 
 
 def _not_pending(tx: Tx, row: Row) -> Reason:

@@ -183,8 +183,8 @@ def live_claims(tx: Tx, agent_id: str) -> int:
     return int(tx.plain(statement).scalar_one())
 
 
-def list_agents(tx: Tx) -> list[Agent]:
-    """Every agent, with the number of claims that it holds now."""
+def list_agents(tx: Tx, agent_id: str | None = None) -> list[Agent]:
+    """Every agent, or the one that is named, with the number of claims that it holds now."""
     held = (
         sa.select(tasks.c.claimed_by, sa.func.count().label("live_claims"))
         .where(is_held())
@@ -196,6 +196,8 @@ def list_agents(tx: Tx) -> list[Agent]:
         .outerjoin(held, held.c.claimed_by == agents.c.agent_id)
         .order_by(agents.c.agent_id)
     )
+    if agent_id is not None:
+        statement = statement.where(agents.c.agent_id == agent_id)
     return [Agent.model_validate(dict(row._mapping)) for row in tx.plain(statement)]
 
 

@@ -82,7 +82,6 @@ class Deciding(OpenBoard):
         return self._database.read(queries.list_agents)
 
     def _agent(self, tx: Tx, agent_id: str) -> Agent:
-        for agent in queries.list_agents(tx):
-            if agent.agent_id == agent_id:
-                return agent
+        for agent in queries.list_agents(tx, agent_id):
+            return agent
         raise AgentNotFound(agent_id)
