@@ -21,7 +21,8 @@ if TYPE_CHECKING:
         SweepReport,
         Task,
     )
-    from nexus.settings import NexusSettings, TaskMonitoringConfig
+    from nexus.monitoring import TaskMonitoringConfig
+    from nexus.settings import NexusSettings
     from nexus.states import AttemptOutcome, TaskStatus
     from nexus.task_nexus import TaskNexus
 
@@ -30,7 +31,8 @@ _HOME = {
         "Agent", "Attempt", "Claim", "Failure", "Heartbeat", "HistoryEvent", "NewTask", "Reason", "RetryPolicy",
         "SweepItem", "SweepReport", "Task",
     ),
-    "nexus.settings": ("NexusSettings", "TaskMonitoringConfig"),
+    "nexus.monitoring": ("TaskMonitoringConfig",),
+    "nexus.settings": ("NexusSettings",),
     "nexus.states": ("AttemptOutcome", "TaskStatus"),
     "nexus.task_nexus": ("TaskNexus",),
 }  # fmt: skip

@@ -19,6 +19,7 @@ from nexus.states import HELD, AttemptOutcome, TaskStatus
 
 _DEFINITION = (
     "task_type", "description", "payload", "priority", "tags", "depends_on", "required_capabilities", "assigned_to",
+    "on_dependency_failure",
     "retry_policy", "timeout_seconds", "requires_review", "deadline", "related_task_id", "idempotency_key", "extra",
 )  # fmt: skip
 """What a record says a task is, as opposed to where it stands."""

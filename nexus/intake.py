@@ -108,6 +108,11 @@ def row_of(task: NewTask, task_id: str, present: datetime, default_policy: Retry
         "idempotency_key": task.idempotency_key,
         "extra": task.extra,
         "import_digest": None,
+        "on_dependency_failure": task.on_dependency_failure,
+        "stall_id": None,
+        "previous_stall_id": None,
+        "overdue_id": None,
+        "escalates": None,
     }
 
 

@@ -1,7 +1,7 @@
 """The values that cross the nexus's border: frozen Pydantic models; times aware UTC, durations in seconds."""
 
 from contextlib import suppress
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -10,6 +10,10 @@ from nexus.values import Id, Ids, Instant, Json, JsonObject, Name, Names, Priori
 
 MAX_DELAY_SECONDS: Final = 30 * 86_400.0
 """No failure asks for a longer wait."""
+
+
+DependencyFailure = Literal["wait", "cancel", "run"]
+"""What becomes of a task when something that it depends on ends failed or cancelled."""
 
 
 class _Value(BaseModel):
@@ -47,6 +51,9 @@ class NewTask(_Value):
     priority: Priority = Field(20, description="Smaller is first; critical 0, high 10, medium 20, low 30")
     tags: Names = ()
     depends_on: Ids = Field((), description="Ids of tasks that must be completed before this one is offered")
+    on_dependency_failure: DependencyFailure = Field(
+        "wait", description="When one of them ends failed or cancelled: wait until it is retried, cancel, or run anyway"
+    )
     required_capabilities: Names = Field((), description="Only an agent that has all of them may claim it")
     assigned_to: Id | None = Field(None, description="Only this agent may claim it")
     retry_policy: RetryPolicy | None = Field(None, description="The settings' policy when absent")
@@ -91,6 +98,7 @@ class Task(_Value):
     priority: int
     tags: tuple[str, ...]
     depends_on: tuple[str, ...]
+    on_dependency_failure: DependencyFailure
     required_capabilities: tuple[str, ...]
     assigned_to: str | None
     claimed_by: str | None
@@ -247,16 +255,48 @@ class HistoryEvent(_Value):
     actor: str | None
     claim_no: int | None
     reason: str | None
+    waited_seconds: float | None = None
+    """Of a move that ended a waiting period: how long the task had been claimable."""
 
 
 class Reason(_Value):
     """One clause that keeps a task from running now."""
 
     code: str
-    """Machine-readable: `dependency`, `not_before`, `backoff`, `assigned`, `capability`, `agent_limit`,
-    `no_handler`, `held`, `in_review`, `blocked`, `stalled`, `ended`."""
+    """Machine-readable: `dependency`, `not_before`, `backoff`, `paused`, `assigned`, `not_confirmed`, `capability`,
+    `no_handler`, `agent_limit`, `no_live_agent`, `held`, `in_review`, `blocked`, `stalled`, `ended`; and, never
+    alone, `sweep`: what the last one found."""
     message: str
     details: dict[str, Any] = Field(default_factory=dict)
+
+
+class StallStep(_Value):
+    """One thing done about a stall, once."""
+
+    step: str
+    at: Instant
+    detail: str
+    told_at: Instant | None = None
+    """Of a `notify`: when it was delivered."""
+
+
+class Stall(_Value):
+    """One waiting period that passed its threshold, or one deadline that passed."""
+
+    stall_id: int
+    task_id: str
+    kind: Literal["waiting", "deadline"]
+    since: Instant
+    """Since when the task waits, or its deadline."""
+    why: str
+    """What kept it from being claimed when the stall was opened."""
+    opened_at: Instant
+    closed_at: Instant | None
+    closed_by: str | None
+    """The verb that moved the task on."""
+    policy: str
+    next_step_at: Instant | None
+    steps: tuple[StallStep, ...] = ()
 
 
 class SweepItem(_Value):
@@ -264,7 +304,9 @@ class SweepItem(_Value):
 
     task_id: str
     action: str
-    """`log_only`, `mark_stalled`, `reassign`, `escalate`, or `expire`."""
+    """`log_only`, `notify`, `reassign`, `escalate`, `mark_stalled`, `fail` (steps of a ladder); `expire` (a lease),
+    `time_out` (alive, but past its timeout), `overdue` (a deadline), `withdraw` (an escalation whose source moved
+    on), `skip` (a row that cannot be read)."""
     detail: str
     waiting_seconds: float | None = None
 
@@ -275,16 +317,52 @@ class SweepReport(_Value):
     started_at: Instant
     finished_at: Instant
     scanned: int = 0
-    """Tasks past a threshold that it looked at: expired leases and waiting periods."""
+    """Tasks that it looked at: leases that are over, thresholds and deadlines that passed, steps that are due."""
     logged: int = 0
+    notified: int = 0
+    """Notifications put down; they are delivered by whoever can (`flows.sweep`)."""
     stalled: int = 0
     reassigned: int = 0
     escalated: int = 0
+    """Escalation tasks made: for stalls and for deadlines."""
     expired: int = 0
+    timed_out: int = 0
+    withdrawn: int = 0
+    """Escalations that were closed because their source had moved on."""
     failed: int = 0
-    """Of the expired: dead letters, because their losses are spent."""
+    """Tasks that became dead letters: losses spent, time-outs spent, or the ladder's last step."""
     conflicts: int = 0
     """Candidates that had moved on, or that another sweep took, before this one could act."""
+    skipped: int = 0
+    """Rows that could not be read; `items` says what is wrong with each."""
     more: bool = False
     """The pass was full: the next one continues."""
+    dry_run: bool = False
+    """Nothing was written: this is what a sweep would do."""
+    settings_hash: str = ""
     items: tuple[SweepItem, ...] = ()
+
+
+class Sweep(_Value):
+    """One pass on record."""
+
+    sweep_id: int
+    source: str
+    started_at: Instant
+    finished_at: Instant
+    scanned: int
+    acted: int
+    conflicts: int
+    skipped: int
+    more: bool
+    settings_hash: str
+
+
+class Pause(_Value):
+    """A task type of which nothing is offered."""
+
+    task_type: str
+    """`*` is every type."""
+    at: Instant
+    actor: str | None
+    reason: str | None

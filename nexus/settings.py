@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -21,24 +21,9 @@ from pydantic_settings import (
 from pydantic_settings.exceptions import SettingsError
 
 from nexus.errors import DatabaseUnavailable, InvalidSettings
+from nexus.monitoring import Section, TaskMonitoringConfig
 from nexus.schemas import RetryPolicy
-from nexus.values import Id, Names, Seconds
-
-EscalationStrategy = Literal["log_only", "mark_stalled", "reassign", "escalate"]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TaskMonitoringConfig(_Section):
-    """What the sweep does about tasks that wait too long."""
-
-    check_interval_seconds: Seconds = Field(300, description="Time between two sweeps of the deployment")
-    pending_timeout_seconds: Seconds = Field(3600, description="A claimable task that waits longer is stalled")
-    escalation_strategy: EscalationStrategy = Field("log_only", description="What is done about a stalled task")
-    escalate_to: Id | None = Field(None, description="Who gets the tasks that `escalate` makes; nobody: anyone")
-    max_per_sweep: int = Field(1000, ge=1, le=100_000, description="Tasks that one pass acts on; the next continues")
+from nexus.values import Names, Seconds
 
 
 def _programs(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -53,7 +38,7 @@ def _hosts(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-class CommandSettings(_Section):
+class CommandSettings(Section):
     """The `command` handler. Off until programs are allowed by name."""
 
     allowed_programs: Annotated[Names, AfterValidator(_programs)] = Field(
@@ -72,7 +57,7 @@ class CommandSettings(_Section):
     timeout_seconds: Seconds = Field(600, description="For a task that sets none")
 
 
-class HttpSettings(_Section):
+class HttpSettings(Section):
     """The `http` handler. Off until hosts are allowed by name."""
 
     allowed_hosts: Annotated[Names, AfterValidator(_hosts)] = Field(
@@ -82,7 +67,7 @@ class HttpSettings(_Section):
     timeout_seconds: Seconds = Field(30, description="For a task that sets none")
 
 
-class ServiceSettings(_Section):
+class ServiceSettings(Section):
     """The embedded service of `nexus up` and `nexus run`."""
 
     host: str = Field("127.0.0.1", description="Where its own Prefect server listens")

@@ -44,6 +44,7 @@ class Verb(StrEnum):
     RELEASE = "release"
     EXPIRE = "expire"
     STALL = "stall"
+    ABANDON = "abandon"
     APPROVE = "approve"
     REJECT = "reject"
     BLOCK = "block"
@@ -82,6 +83,7 @@ TRANSITIONS: dict[Verb, Move] = {
     Verb.RELEASE: Move(HELD, _states(_S.PENDING), fenced=True),
     Verb.EXPIRE: Move(HELD, _states(_S.PENDING, _S.FAILED)),
     Verb.STALL: Move(_states(_S.PENDING), _states(_S.STALLED)),
+    Verb.ABANDON: Move(_states(_S.PENDING, _S.STALLED), _states(_S.FAILED)),
     Verb.APPROVE: Move(_states(_S.IN_REVIEW), _states(_S.COMPLETED)),
     Verb.REJECT: Move(_states(_S.IN_REVIEW), _states(_S.PENDING)),
     Verb.BLOCK: Move(_states(_S.PENDING, *HELD), _states(_S.BLOCKED)),
@@ -91,7 +93,7 @@ TRANSITIONS: dict[Verb, Move] = {
 }
 
 
-OF_THE_SWEEP = frozenset({Verb.EXPIRE, Verb.STALL})
+OF_THE_SWEEP = frozenset({Verb.EXPIRE, Verb.STALL, Verb.ABANDON})
 """Nobody asks for these: time brings them."""
 
 

@@ -33,7 +33,14 @@ def _one_of(column: str, values: type[TaskStatus] | type[AttemptOutcome], *, nul
 
 
 IS_CLAIMABLE = text("status = 'pending' AND unmet_dependencies = 0")
+IS_UNWATCHED = text("status = 'pending' AND unmet_dependencies = 0 AND stall_id IS NULL")
+IS_DEADLINE_AHEAD = text(
+    "deadline IS NOT NULL AND overdue_id IS NULL AND status NOT IN ('completed', 'failed', 'cancelled')"
+)
+IS_UNDELIVERED = text("step = 'notify' AND told_at IS NULL")
+IS_STEP_AHEAD = text("closed_at IS NULL AND next_step_at IS NOT NULL")
 IS_HELD = text("status IN ('claimed', 'in_progress')")
+IS_UNTOLD = text("outcome IN ('lost', 'released', 'cancelled') AND run_ref IS NOT NULL AND run_closed_at IS NULL")
 
 
 class TaskRow(Base):
@@ -82,6 +89,16 @@ class TaskRow(Base):
     extra = mapped_column(JsonText, nullable=False)
     import_digest: Mapped[str | None] = mapped_column(sa.Text)
     """Of the board record that it came from: the same record again changes nothing."""
+    on_dependency_failure: Mapped[str] = mapped_column(sa.Text, server_default="wait")
+    """What becomes of it when something in `depends_on` ends failed or cancelled: wait, cancel, run."""
+    stall_id: Mapped[int | None] = mapped_column(sa.BigInteger)
+    """The open stall of its present waiting period. Every move but the sweep's own `stall` clears it."""
+    previous_stall_id: Mapped[int | None] = mapped_column(sa.BigInteger)
+    """As `previous_status`: RETURNING then tells which stall a move has to close."""
+    overdue_id: Mapped[int | None] = mapped_column(sa.BigInteger)
+    """The stall of its deadline, once that has passed."""
+    escalates: Mapped[int | None] = mapped_column(sa.BigInteger)
+    """The stall that it asks somebody to look at; unique, so that a stall is escalated once."""
 
     __table_args__ = (
         CheckConstraint(_one_of("status", TaskStatus), name="status"),
@@ -97,8 +114,17 @@ class TaskRow(Base):
         CheckConstraint("pending_since IS NULL OR available_at >= pending_since", name="available_at"),
         # The order of a claim; it holds only what can be claimed as far as dependencies decide.
         Index(None, "priority", "available_at", "seq", postgresql_where=IS_CLAIMABLE, sqlite_where=IS_CLAIMABLE),
-        # The sweep: who waits longest, whose lease is over.
-        Index(None, "available_at", postgresql_where=IS_CLAIMABLE, sqlite_where=IS_CLAIMABLE),
+        CheckConstraint("on_dependency_failure IN ('wait', 'cancel', 'run')", name="on_dependency_failure"),
+        # The sweep: who waits longest and is not watched yet, whose lease is over, whose deadline comes next.
+        Index(None, "available_at", postgresql_where=IS_UNWATCHED, sqlite_where=IS_UNWATCHED),
+        Index(None, "deadline", postgresql_where=IS_DEADLINE_AHEAD, sqlite_where=IS_DEADLINE_AHEAD),
+        Index(
+            None,
+            "escalates",
+            unique=True,
+            postgresql_where=text("escalates IS NOT NULL"),
+            sqlite_where=text("escalates IS NOT NULL"),
+        ),
         Index(None, "lease_expires_at", postgresql_where=IS_HELD, sqlite_where=IS_HELD),
         # What an agent holds now: its limit.
         Index(None, "claimed_by", postgresql_where=IS_HELD, sqlite_where=IS_HELD),
@@ -141,6 +167,8 @@ class AttemptRow(Base):
     late_result = mapped_column(JsonText, nullable=True)
     note: Mapped[str | None] = mapped_column(sa.Text)
     run_ref = mapped_column(JsonText, nullable=True)
+    run_closed_at = mapped_column(Moment, nullable=True)
+    """When Prefect was told how an attempt ended whose process could not tell it."""
 
     __table_args__ = (
         CheckConstraint(_one_of("outcome", AttemptOutcome), name="outcome"),
@@ -152,6 +180,13 @@ class AttemptRow(Base):
             unique=True,
             postgresql_where=text("outcome = 'running'"),
             sqlite_where=text("outcome = 'running'"),
+        ),
+        # Runs that Prefect may still believe to go on, though the nexus knows better.
+        Index(
+            "ix_nexus_attempts_untold",
+            "finished_at",
+            postgresql_where=IS_UNTOLD,
+            sqlite_where=IS_UNTOLD,
         ),
     )
 
@@ -170,6 +205,8 @@ class HistoryRow(Base):
     actor: Mapped[str | None] = mapped_column(sa.Text)
     claim_no: Mapped[int | None] = mapped_column(sa.Integer)
     reason: Mapped[str | None] = mapped_column(sa.Text)
+    waited_seconds: Mapped[float | None] = mapped_column(sa.Double)
+    """Of a move that ended a waiting period: how long it had been claimable."""
 
 
 class AgentRow(Base):
@@ -188,16 +225,45 @@ class AgentRow(Base):
 
 
 class StallRow(Base):
-    """One waiting period that passed its threshold; the unique pair is what keeps two sweeps from finding it twice."""
+    """One waiting period that passed its threshold, or one deadline that passed.
+
+    The unique triple keeps two sweeps from finding it twice. It is closed when its task moves (a deadline's when
+    its task ends).
+    """
 
     __tablename__ = "nexus_stalls"
 
     stall_id: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
     task_id: Mapped[str] = mapped_column(sa.Text)
+    kind: Mapped[str] = mapped_column(sa.Text)
+    """`waiting` or `deadline`."""
     since = mapped_column(Moment, nullable=False)
+    """Since when it waits, or the deadline."""
+    why: Mapped[str] = mapped_column(sa.Text)
+    """What kept the task from being claimed when the stall was opened."""
     opened_at = mapped_column(Moment, nullable=False)
+    closed_at = mapped_column(Moment, nullable=True)
+    closed_by: Mapped[str | None] = mapped_column(sa.Text)
+    """The verb that moved the task on."""
+    policy: Mapped[str] = mapped_column(sa.Text)
+    """The name of the policy whose ladder it climbs."""
+    next_step_at = mapped_column(Moment, nullable=True)
+    """When the ladder's next step is due; None where nothing is left to do."""
+    settings_hash: Mapped[str] = mapped_column(sa.Text)
+    """Of the policies that `next_step_at` was reckoned with: others reckon it again."""
 
-    __table_args__ = (Index(None, "task_id", "since", unique=True),)
+    __table_args__ = (
+        CheckConstraint("kind IN ('waiting', 'deadline')", name="kind"),
+        CheckConstraint("closed_at IS NULL OR closed_at >= opened_at", name="closed_at"),
+        Index(None, "task_id", "kind", "since", unique=True),
+        Index(None, "next_step_at", postgresql_where=IS_STEP_AHEAD, sqlite_where=IS_STEP_AHEAD),
+        Index(
+            "ix_nexus_stalls_open",
+            "settings_hash",
+            postgresql_where=text("closed_at IS NULL"),
+            sqlite_where=text("closed_at IS NULL"),
+        ),
+    )
 
 
 class StallStepRow(Base):
@@ -211,6 +277,41 @@ class StallStepRow(Base):
     step: Mapped[str] = mapped_column(sa.Text, primary_key=True)
     at = mapped_column(Moment, nullable=False)
     detail: Mapped[str] = mapped_column(sa.Text)
+    told_at = mapped_column(Moment, nullable=True)
+    """Of a `notify`: when it was delivered. The sweep only puts it down; what delivers may be away for a while."""
+
+    __table_args__ = (
+        Index("ix_nexus_stall_steps_untold", "at", postgresql_where=IS_UNDELIVERED, sqlite_where=IS_UNDELIVERED),
+    )
+
+
+class SweepRow(Base):
+    """One pass of the sweep, so that its own lateness shows."""
+
+    __tablename__ = "nexus_sweeps"
+
+    sweep_id: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    source: Mapped[str] = mapped_column(sa.Text)
+    """Who swept: `deployment`, `episode`, `claim`, `command`, `call`."""
+    started_at = mapped_column(Moment, nullable=False)
+    finished_at = mapped_column(Moment, nullable=False)
+    scanned: Mapped[int] = mapped_column(sa.Integer)
+    acted: Mapped[int] = mapped_column(sa.Integer)
+    conflicts: Mapped[int] = mapped_column(sa.Integer)
+    skipped: Mapped[int] = mapped_column(sa.Integer)
+    more: Mapped[bool] = mapped_column(sa.Boolean)
+    settings_hash: Mapped[str] = mapped_column(sa.Text)
+
+
+class PauseRow(Base):
+    """A task type of which nothing is offered; `*` is every type."""
+
+    __tablename__ = "nexus_pauses"
+
+    task_type: Mapped[str] = mapped_column(sa.Text, primary_key=True)
+    at = mapped_column(Moment, nullable=False)
+    actor: Mapped[str | None] = mapped_column(sa.Text)
+    reason: Mapped[str | None] = mapped_column(sa.Text)
 
 
 def _table(row: type[Base]) -> sa.Table:
@@ -226,3 +327,5 @@ history = _table(HistoryRow)
 agents = _table(AgentRow)
 stalls = _table(StallRow)
 stall_steps = _table(StallStepRow)
+sweeps = _table(SweepRow)
+pauses = _table(PauseRow)

@@ -170,7 +170,7 @@ class _Mapping(Members):
                 raw = [_text(part) for part in raw] if isinstance(raw, list) else raw
             if raw is not None:
                 fields[field] = _text(raw)
-        for field in ("retry_policy", "timeout_seconds", "requires_review", "idempotency_key"):
+        for field in ("retry_policy", "timeout_seconds", "requires_review", "idempotency_key", "on_dependency_failure"):
             if self.raw.get(field) is not None:
                 self.used.add(field)
                 fields[field] = self.raw[field]
