@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nexus.monitoring import TaskMonitoringConfig
     from nexus.schemas import (
         Agent,
         Attempt,
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
         SweepReport,
         Task,
     )
-    from nexus.monitoring import TaskMonitoringConfig
     from nexus.settings import NexusSettings
     from nexus.states import AttemptOutcome, TaskStatus
     from nexus.task_nexus import TaskNexus

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from nexus import intake, queries, records
+from nexus import intake, queries, records, transitions
 from nexus.boards.records import Board, BoardTask, ImportReport, Reject
 from nexus.engine import Tx
 from nexus.errors import DependencyCycle, InvalidTask
@@ -183,6 +183,9 @@ class _Import:
             records.add_dependencies(self.tx, edges)
         for batch in _batches([task for _, task in written]):
             records.count_dependencies(self.tx, [task.task_id for task in batch])
+        targets = queries.task_rows(self.tx, sorted({target for _, task in written for target in task.new.depends_on}))
+        without_success = (TaskStatus.FAILED, TaskStatus.CANCELLED)
+        transitions.settle_dependants(self.tx, [name for name, row in targets.items() if row.status in without_success])
 
     def _definition(self, task: BoardTask) -> dict[str, Any]:
         row = intake.row_of(task.new, task.task_id, self.present, self.settings.retry)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nexus import queries, records
+from nexus import queries, records, transitions
 from nexus.engine import Again, Tx
 from nexus.errors import DependencyCycle, InvalidTask, TaskExists
 from nexus.schemas import NewTask, RetryPolicy
@@ -136,9 +136,11 @@ def add(tx: Tx, new: Sequence[NewTask], default_policy: RetryPolicy, actor: str 
                 known_keys[task.idempotency_key] = task_id
         ids.append(task_id)
     edges = {task_id: row["depends_on"] for task_id, row in fresh.items() if row["depends_on"]}
-    _count_unmet(tx, fresh, edges)
+    ended = _count_unmet(tx, fresh, edges)
     _insert(tx, list(fresh.values()), actor)
     records.add_dependencies(tx, ((task_id, target) for task_id, targets in edges.items() for target in targets))
+    if ended:
+        transitions.settle_dependants(tx, ended)
     return ids
 
 
@@ -150,7 +152,8 @@ def check_cycle(edges: Mapping[str, Iterable[str]]) -> None:
         raise DependencyCycle(reversed(error.args[1])) from None
 
 
-def _count_unmet(tx: Tx, fresh: dict[str, dict[str, Any]], edges: Mapping[str, Sequence[str]]) -> None:
+def _count_unmet(tx: Tx, fresh: dict[str, dict[str, Any]], edges: Mapping[str, Sequence[str]]) -> list[str]:
+    """Set what each still waits for; the targets that have ended without success."""
     check_cycle(edges)
     outside = {target for targets in edges.values() for target in targets} - fresh.keys()
     status_of = queries.lock_targets(tx, sorted(outside)) if outside else {}
@@ -162,6 +165,7 @@ def _count_unmet(tx: Tx, fresh: dict[str, dict[str, Any]], edges: Mapping[str, S
             )
         done = sum(status_of.get(target) == TaskStatus.COMPLETED for target in targets)
         fresh[task_id]["unmet_dependencies"] = len(targets) - done
+    return [target for target, status in status_of.items() if status in (TaskStatus.FAILED, TaskStatus.CANCELLED)]
 
 
 def _insert(tx: Tx, rows: Sequence[dict[str, Any]], actor: str | None) -> None:

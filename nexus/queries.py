@@ -1,18 +1,18 @@
-"""Every SELECT, and how rows become values."""
+"""Every SELECT but the sweep's own (`nexus.watch`), and how rows become values."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from nexus.engine import Tx
-from nexus.predicates import Clause, is_due, is_held, is_waiting, status_in, waits_longer_than
+from nexus.predicates import Claimant, Clause, is_due, is_held, is_waiting, of_the_agent, of_the_task, status_in
 from nexus.records import Row
 from nexus.schemas import Agent, Attempt, Claim, HistoryEvent, RetryPolicy, Task
-from nexus.sql import among, overlaps
+from nexus.sql import JsonList, among, overlaps
 from nexus.states import TERMINAL, AttemptOutcome, TaskStatus
-from nexus.tables import agents, attempts, dependencies, history, stall_steps, stalls, tasks
+from nexus.tables import agents, attempts, dependencies, history, tasks
 from nexus.values import dump_json
 
 _TASK_FIELDS = tuple(
@@ -50,7 +50,8 @@ def to_claim(row: Row) -> Claim:
 
 def to_attempt(row: Row) -> Attempt:
     """An attempt's value."""
-    return Attempt.model_construct(**{**row._mapping, "outcome": AttemptOutcome(row.outcome)})
+    fields = {name: row._mapping[name] for name in Attempt.model_fields}
+    return Attempt.model_construct(**{**fields, "outcome": AttemptOutcome(row.outcome)})
 
 
 def task_row(tx: Tx, task_id: str) -> Row | None:
@@ -183,14 +184,19 @@ def live_claims(tx: Tx, agent_id: str) -> int:
     return int(tx.plain(statement).scalar_one())
 
 
-def list_agents(tx: Tx, agent_id: str | None = None) -> list[Agent]:
-    """Every agent, or the one that is named, with the number of claims that it holds now."""
-    held = (
+def _held() -> sa.Subquery:
+    """How many claims each agent holds."""
+    return (
         sa.select(tasks.c.claimed_by, sa.func.count().label("live_claims"))
         .where(is_held())
         .group_by(tasks.c.claimed_by)
         .subquery()
     )
+
+
+def list_agents(tx: Tx, agent_id: str | None = None) -> list[Agent]:
+    """Every agent, or the one that is named, with the number of claims that it holds now."""
+    held = _held()
     statement = (
         sa.select(agents, sa.func.coalesce(held.c.live_claims, 0).label("live_claims"))
         .outerjoin(held, held.c.claimed_by == agents.c.agent_id)
@@ -201,23 +207,63 @@ def list_agents(tx: Tx, agent_id: str | None = None) -> list[Agent]:
     return [Agent.model_validate(dict(row._mapping)) for row in tx.plain(statement)]
 
 
-def waiting_too_long(tx: Tx, timeout_seconds: float, step: str, limit: int) -> list[Row]:
-    """Tasks that wait longer than `timeout_seconds`, on whose waiting period `step` was not taken yet."""
-    taken = sa.exists().where(
-        stalls.c.task_id == tasks.c.task_id,
-        stalls.c.since == tasks.c.available_at,
-        stall_steps.c.stall_id == stalls.c.stall_id,
-        stall_steps.c.step == step,
-    )
+def assigned_waiting(tx: Tx) -> dict[str, int]:
+    """How many pending tasks are assigned to each agent."""
     statement = (
-        sa.select(tasks)
-        .where(waits_longer_than(sa.bindparam("timeout", type_=sa.Double())), ~taken)
-        .order_by(tasks.c.available_at)
-        .limit(limit)
-        # Another sweep that is at work on a task right now is left to it.
-        .with_for_update(skip_locked=True)
+        sa.select(tasks.c.assigned_to, sa.func.count())
+        .where(status_in({TaskStatus.PENDING}), tasks.c.assigned_to.is_not(None))
+        .group_by(tasks.c.assigned_to)
     )
-    return list(tx.run(statement, timeout=timeout_seconds))
+    return {row[0]: row[1] for row in tx.plain(statement)}
+
+
+def _meets(clauses: Mapping[str, Clause]) -> list[sa.ColumnElement[Any]]:
+    return [sa.case((clause, 1), else_=0).label(f"meets_{code}") for code, clause in clauses.items()]
+
+
+def explained_task(tx: Tx, task_id: str) -> Row | None:
+    """A task's row with `meets_<code>` for each clause of the claim that does not ask who claims."""
+    statement = sa.select(tasks, *_meets(of_the_task())).where(tasks.c.task_id == task_id)
+    return tx.run(statement).one_or_none()
+
+
+def explained_agents(tx: Tx, task_id: str, agent_id: str | None) -> list[Row]:
+    """Every known agent (or one) with `meets_<code>` for each clause of the claim of this task that asks for it."""
+    held = _held()
+    statement = (
+        sa.select(
+            agents,
+            sa.func.coalesce(held.c.live_claims, 0).label("live_claims"),
+            *_meets(of_the_agent(Claimant.known())),
+        )
+        .join_from(agents, tasks, tasks.c.task_id == task_id)
+        .outerjoin(held, held.c.claimed_by == agents.c.agent_id)
+        .order_by(agents.c.agent_id)
+    )
+    if agent_id is not None:
+        statement = statement.where(agents.c.agent_id == agent_id)
+    return list(tx.plain(statement))
+
+
+def explained_newcomer(tx: Tx, task_id: str, agent_id: str) -> Row:
+    """The same for an agent that is not known yet."""
+    said = {"agent_id": sa.literal(agent_id), "max_concurrency": sa.null(), "live_claims": sa.literal(0)}
+    meets = [*_meets(of_the_agent(Claimant.bound(handles=False))), sa.literal(1).label("meets_no_handler")]
+    nothing = sa.literal([], JsonList).label("capabilities")
+    columns: list[sa.ColumnElement[Any]] = [value.label(name) for name, value in said.items()]
+    statement = sa.select(*columns, nothing, *meets).where(tasks.c.task_id == task_id)
+    return tx.plain(statement, {"agent_id": agent_id, "capabilities": "[]"}).one()
+
+
+def unmet_targets(tx: Tx, task_id: str) -> list[Row]:
+    """What a task still waits for: id and status."""
+    statement = (
+        sa.select(tasks.c.task_id, tasks.c.status)
+        .join(dependencies, dependencies.c.depends_on == tasks.c.task_id)
+        .where(dependencies.c.task_id == task_id, tasks.c.status != TaskStatus.COMPLETED.value)
+        .order_by(tasks.c.seq)
+    )
+    return list(tx.plain(statement))
 
 
 def open_work(tx: Tx, episode_id: str | None) -> list[Row]:

@@ -5,15 +5,16 @@ What moves a task stands in `nexus.transitions`.
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from nexus.engine import Tx
-from nexus.sql import among, later, now
+from nexus.predicates import EVERY_TYPE
+from nexus.sql import among, among_numbers, later, now
 from nexus.states import AttemptOutcome, TaskStatus, Verb
-from nexus.tables import agents, attempts, dependencies, history, stall_steps, stalls, tasks
+from nexus.tables import agents, attempts, dependencies, history, pauses, stall_steps, stalls, sweeps, tasks
 from nexus.values import dump_json
 
 Row = sa.Row[Any]
@@ -79,11 +80,20 @@ def write_history(
             "actor": actor,
             "claim_no": row.claim_no,
             "reason": reason,
+            "waited_seconds": waited(row),
         }
         for row in rows
     ]
     if events:
         tx.plain(sa.insert(history), events)
+
+
+def waited(row: Row) -> float | None:
+    """How long a task that a move took from the offer had been claimable; None where it was not."""
+    if row.previous_status != TaskStatus.PENDING or row.status == TaskStatus.PENDING or row.unmet_dependencies:
+        return None
+    seconds: float = (row.updated_at - row.available_at).total_seconds()
+    return seconds if seconds >= 0 else None
 
 
 def write_events(tx: Tx, events: Sequence[Mapping[str, Any]]) -> None:
@@ -188,16 +198,24 @@ def seen(tx: Tx, agent_id: str) -> None:
     )
 
 
-def open_stalls(tx: Tx, periods: Sequence[tuple[str, datetime]], opened_at: datetime) -> dict[str, int]:
-    """Stalls for these waiting periods (task, since), found again where they are open; their ids by task."""
-    rows = [{"task_id": task_id, "since": since, "opened_at": opened_at} for task_id, since in periods]
-    tx.plain(_insert_new(tx, stalls), rows)
-    found = tx.plain(
-        sa.select(stalls.c.task_id, stalls.c.since, stalls.c.stall_id).where(among(stalls.c.task_id, "batch")),
-        {"batch": dump_json([task_id for task_id, _ in periods])},
-    )
-    since_of = dict(periods)
-    return {row.task_id: row.stall_id for row in found if since_of[row.task_id] == row.since}
+def open_stalls(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Stalls for these waiting periods or deadlines; their ids by task.
+
+    One that is there already is opened again: it is the same period, and its steps stay done.
+    """
+    build = sqlite.insert if tx.connection.dialect.name == "sqlite" else postgresql.insert
+    new = build(stalls)
+    again = {"closed_at": None, "closed_by": None, "next_step_at": new.excluded.next_step_at}
+    statement = new.on_conflict_do_update(index_elements=["task_id", "kind", "since"], set_=again)
+    rows_there = tx.plain(statement.returning(stalls.c.task_id, stalls.c.stall_id), list(rows))
+    return {row.task_id: row.stall_id for row in rows_there}
+
+
+def close_stalls(tx: Tx, stall_ids: Sequence[int], verb: str) -> None:
+    """The tasks of these stalls have moved on."""
+    latest = sa.case((stalls.c.opened_at > now(), stalls.c.opened_at), else_=now())
+    statement = sa.update(stalls).where(among_numbers(stalls.c.stall_id, "batch"), stalls.c.closed_at.is_(None))
+    tx.run(statement.values(closed_at=latest, closed_by=str(verb), next_step_at=None), batch=dump_json(list(stall_ids)))
 
 
 def take_step(tx: Tx, step: str, at: datetime, details: Mapping[int, str]) -> set[int]:
@@ -207,3 +225,54 @@ def take_step(tx: Tx, step: str, at: datetime, details: Mapping[int, str]) -> se
     statement = _insert_new(tx, stall_steps).returning(stall_steps.c.stall_id)
     rows = [{"stall_id": stall_id, "step": step, "at": at, "detail": detail} for stall_id, detail in details.items()]
     return set(tx.plain(statement, rows).scalars())
+
+
+def reckon_again(tx: Tx, settings_hash: str) -> None:
+    """Let the next step of every open stall be reckoned anew that was reckoned with other policies."""
+    # Two ranges, not <>: those an index can find.
+    other = sa.or_(stalls.c.settings_hash < settings_hash, stalls.c.settings_hash > settings_hash)
+    statement = sa.update(stalls).where(stalls.c.closed_at.is_(None), stalls.c.kind == "waiting", other)
+    tx.run(statement.values(next_step_at=now(), settings_hash=settings_hash))
+
+
+def set_next_steps(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
+    """When the next step of each stall is due (`p_stall_id`, `next_step_at`, `policy`)."""
+    if rows:
+        # A step that moved the task has closed the stall: nothing is due any more.
+        mine = sa.and_(stalls.c.stall_id == sa.bindparam("p_stall_id"), stalls.c.closed_at.is_(None))
+        values: dict[str, Any] = {"next_step_at": sa.bindparam("p_next_step_at"), "policy": sa.bindparam("p_policy")}
+        tx.plain(sa.update(stalls).where(mine).values(values), list(rows))
+
+
+SWEEPS_KEPT: Final = 10_000
+"""Sweeps on record; with one every 5 s, half a day."""
+
+
+def write_sweep(tx: Tx, values: Mapping[str, Any]) -> None:
+    """One pass on record; the oldest go."""
+    number = tx.plain(sa.insert(sweeps).values(**values).returning(sweeps.c.sweep_id)).scalar_one()
+    tx.plain(sa.delete(sweeps).where(sweeps.c.sweep_id <= number - SWEEPS_KEPT))
+
+
+def pause(tx: Tx, task_type: str, actor: str | None, reason: str | None) -> None:
+    """Offer nothing of this type; said again, the new reason stands."""
+    build = sqlite.insert if tx.connection.dialect.name == "sqlite" else postgresql.insert
+    said = {"at": now(), "actor": actor, "reason": reason}
+    statement = build(pauses).values(task_type=task_type, **said)
+    tx.run(statement.on_conflict_do_update(index_elements=["task_type"], set_=said))
+
+
+def resume(tx: Tx, task_type: str) -> list[int] | None:
+    """Offer it again; the stalls that this closes, None where it was not paused.
+
+    Waiting begins anew: while nothing was offered nobody let it wait.
+    """
+    if not tx.plain(sa.delete(pauses).where(pauses.c.task_type == task_type)).rowcount:
+        return None
+    waits = sa.and_(tasks.c.status == TaskStatus.PENDING.value, tasks.c.available_at < now())
+    its_own = sa.true() if task_type == EVERY_TYPE else tasks.c.task_type == task_type
+    over = tx.run(sa.select(tasks.c.stall_id).where(waits, its_own, tasks.c.stall_id.is_not(None))).scalars().all()
+    if over:
+        close_stalls(tx, over, "resume")
+    tx.run(sa.update(tasks).where(waits, its_own).values(available_at=now(), stall_id=sa.null()))
+    return list(over)

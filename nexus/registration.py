@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Iterable
+from datetime import datetime
 
 from nexus import queries, records
 from nexus.arguments import names
 from nexus.engine import Tx
 from nexus.errors import AgentNotConfirmed
 from nexus.records import Row
+from nexus.schemas import Agent
 
 logger = logging.getLogger("nexus.agents")
 
@@ -44,14 +46,27 @@ def confirmed(tx: Tx, agent_id: str, registration: str) -> Row:
     return row
 
 
+def has_room(max_concurrency: int | None, live_claims: int) -> bool:
+    """Whether an agent that holds so many may claim one more."""
+    return max_concurrency is None or live_claims < max_concurrency
+
+
+def is_live(agent: Row | Agent, present: datetime, timeout_seconds: float) -> bool:
+    """It holds something, or was seen (where it never was: registered) within `timeout_seconds`."""
+    seen = agent.last_seen_at or agent.registered_at
+    return bool(agent.live_claims) or (present - seen).total_seconds() <= timeout_seconds
+
+
 def free_slots(tx: Tx, agent: Row, wanted: int) -> int:
     """How many claims the agent may take now, at most `wanted`."""
     if agent.max_concurrency is None:
         return wanted
     # Under the lock two claims in the same agent's name count one after the other (PostgreSQL).
     queries.agent_row(tx, agent.agent_id, lock=True)
-    free = int(agent.max_concurrency) - queries.live_claims(tx, agent.agent_id)
-    return max(0, min(wanted, free))
+    held = queries.live_claims(tx, agent.agent_id)
+    if not has_room(agent.max_concurrency, held):
+        return 0
+    return min(wanted, int(agent.max_concurrency) - held)
 
 
 def confirm(tx: Tx, agent_id: str, registration: str, task_types: Iterable[str] | None) -> Row:

@@ -1,22 +1,20 @@
 """`TaskNexus`, the facade: one public verb is one transaction."""
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nexus import importing, intake, sweeping
-from nexus.arguments import a_moment
+from nexus import importing, intake
 from nexus.boards import Board, ImportReport, read_board
 from nexus.engine import Tx
 from nexus.facade.claiming import Claiming
 from nexus.facade.deciding import Deciding
 from nexus.facade.looking import Looking
-from nexus.schemas import NewTask, SweepReport, Task
-from nexus.settings import TaskMonitoringConfig
+from nexus.facade.sweeping import Sweeping
+from nexus.schemas import NewTask, Task
 
 
-class TaskNexus(Looking, Claiming, Deciding):
+class TaskNexus(Looking, Claiming, Deciding, Sweeping):
     """The board: the one true state of every task, and of every attempt at it.
 
     Safe to share among threads; any number of processes and machines may open the same database. Times that
@@ -76,36 +74,4 @@ class TaskNexus(Looking, Claiming, Deciding):
             paths,
             max_payload_bytes=self.settings.max_payload_bytes,
             known_ids=lambda wanted: self._database.read(lambda tx: importing.known_ids(tx, wanted)),
-        )
-
-    def sweep(self, config: TaskMonitoringConfig | None = None, *, now: datetime | None = None) -> SweepReport:
-        """One pass: take back what is held under a lease that is over, act on what waits too long.
-
-        Idempotent, and safe to run twice at once; at most `config.max_per_sweep` of each kind per pass
-        (`more` says whether the next pass has work left).
-
-        Args:
-            config: what to do about waiting tasks; None is the settings' own.
-            now: the present to sweep at, for replays and tests.
-
-        Raises `InvalidTask` for a `now` without a time zone.
-        """
-        config = config or self.settings.monitoring
-        now = a_moment(now, "now")
-        started_at = self._database.read(Tx.present, now=now)
-        leases = self._database.write(lambda tx: sweeping.expire(tx, config), now=now)
-        waits = self._database.write(lambda tx: sweeping.stalls(tx, config, self.settings.retry), now=now)
-        return SweepReport(
-            started_at=started_at,
-            finished_at=self._database.read(Tx.present, now=now),
-            scanned=leases.scanned + waits.scanned,
-            logged=waits.count("log_only"),
-            stalled=waits.count("mark_stalled"),
-            reassigned=waits.count("reassign"),
-            escalated=waits.count("escalate"),
-            expired=leases.count("expire"),
-            failed=leases.failed,
-            conflicts=waits.conflicts,
-            more=leases.full or waits.full,
-            items=(*leases.items, *waits.items),
         )

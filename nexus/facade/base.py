@@ -8,6 +8,8 @@ from nexus import queries, schema
 from nexus.clock import Clock
 from nexus.engine import Database, Tx
 from nexus.errors import TaskNotFound
+from nexus.explaining import Terms
+from nexus.monitoring import TaskMonitoringConfig
 from nexus.records import Row
 from nexus.schemas import Task
 from nexus.settings import NexusSettings
@@ -45,6 +47,10 @@ class OpenBoard:
     def now(self) -> datetime:
         """The present, as this nexus sees it."""
         return self._database.read(Tx.present)
+
+    def _terms(self, config: TaskMonitoringConfig | None = None) -> Terms:
+        monitoring = config or self.settings.monitoring
+        return Terms(self.settings.registration, monitoring.agent_timeout_seconds)
 
     def _decide(self, move: Callable[[Tx], Row]) -> Task:
         return self._database.write(lambda tx: queries.to_task(move(tx)))

@@ -62,7 +62,8 @@ class Claiming(OpenBoard):
             row = queries.task_row(tx, task_id)
             if row is None:
                 return TaskNotFound(task_id)
-            reasons = [reason.message for reason in explaining.explain(tx, task_id, agent_id=agent_id)]
+            found = explaining.reasons(tx, task_id, self._terms(), agent_id=agent_id)
+            reasons = [reason.message for reason in found]
             if row.status != TaskStatus.PENDING:
                 return IllegalTransition(task_id, Verb.CLAIM, row.status, why="; ".join(reasons))
             return NotClaimable(task_id, agent_id, reasons, row.available_at)
@@ -193,7 +194,7 @@ class Claiming(OpenBoard):
             slots = registration.free_slots(tx, agent, limit)
             records.seen(tx, name)
             lease = lease_seconds or self.settings.lease_seconds
-            rows = transitions.claim(tx, name, agent.capabilities, slots, lease, wishes) if slots else []
+            rows = transitions.claim(tx, agent, slots, lease, wishes) if slots else []
             return [queries.to_claim(row) for row in rows]
 
         return self._database.write(work)

@@ -91,7 +91,7 @@ class Looking(OpenBoard):
 
         An empty list means that it can be claimed now. Raises `TaskNotFound`.
         """
-        return self._database.read(lambda tx: explaining.explain(tx, task_id, agent_id=agent_id))
+        return self._database.read(lambda tx: explaining.explain(tx, task_id, self._terms(), agent_id=agent_id))
 
     def stuck(
         self, agents: Iterable[str], task_types: Iterable[str], *, episode_id: str | None = None

@@ -1,0 +1,36 @@
+"""Every statement that moves a task. The only code that assigns `status`.
+
+Each verb is one guarded UPDATE: its WHERE names the states that `TRANSITIONS` allows and, for the holder's
+verbs, the current `claim_no`; whoever's UPDATE finds no row has lost, and `refusal` says why. RETURNING gives
+the moved rows, `previous_status` in them where they came from. The caller's transaction holds all of a verb.
+"""
+
+from nexus.transitions.by_time import abandon, expire, lose, mark_overdue, reassign, stall, watch
+from nexus.transitions.core import refusal, settle_dependants, withdraw
+from nexus.transitions.deciding import approve, block, cancel, reject, retry, unblock
+from nexus.transitions.holding import claim, complete, fail, heartbeat, release, start
+
+__all__ = [
+    "abandon",
+    "approve",
+    "block",
+    "cancel",
+    "claim",
+    "complete",
+    "expire",
+    "fail",
+    "heartbeat",
+    "lose",
+    "mark_overdue",
+    "reassign",
+    "refusal",
+    "reject",
+    "release",
+    "retry",
+    "settle_dependants",
+    "stall",
+    "start",
+    "unblock",
+    "watch",
+    "withdraw",
+]

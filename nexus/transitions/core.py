@@ -1,0 +1,208 @@
+"""What every move shares: the guard from the table of legal moves, the refusal, and what a move leaves behind."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from nexus import records
+from nexus.engine import Tx
+from nexus.errors import ClaimLost, IllegalTransition, NexusError, TaskNotFound
+from nexus.predicates import is_held, status_in
+from nexus.records import Row
+from nexus.schemas import Claim
+from nexus.sql import among, among_numbers, now
+from nexus.states import HELD, TERMINAL, TRANSITIONS, AttemptOutcome, TaskStatus, Verb, verbs_from
+from nexus.tables import attempts, dependencies, tasks
+from nexus.values import dump_json
+
+LATEST = sa.case((tasks.c.available_at < now(), now()), else_=tasks.c.available_at)
+
+FREE = {"lease_expires_at": None, "lease_seconds": None}
+WAITING = {
+    **FREE,
+    "status": TaskStatus.PENDING.value,
+    "pending_since": now(),
+    "available_at": LATEST,
+    "claimed_by": None,
+}
+
+
+def ended(status: TaskStatus) -> dict[str, Any]:
+    """The values of a task that is no longer held, nor offered."""
+    return {**FREE, "status": status.value, "pending_since": None}
+
+
+def guarded(verb: Verb) -> sa.Update:
+    """UPDATE tasks WHERE the table of legal moves allows `verb`; the waiting period's stall ends with it."""
+    return (
+        sa.update(tasks)
+        .where(status_in(TRANSITIONS[verb].sources))
+        .values(
+            previous_status=tasks.c.status, previous_stall_id=tasks.c.stall_id, stall_id=sa.null(), updated_at=now()
+        )
+        .returning(*tasks.c)
+    )
+
+
+def one(verb: Verb) -> sa.Update:
+    """The guarded UPDATE of the task bound to `p_task_id`."""
+    return guarded(verb).where(tasks.c.task_id == sa.bindparam("p_task_id"))
+
+
+def fenced(verb: Verb) -> sa.Update:
+    """The same for the holder of the claim whose number is bound to `p_claim_no`."""
+    assert TRANSITIONS[verb].fenced
+    return one(verb).where(tasks.c.claim_no == sa.bindparam("p_claim_no"))
+
+
+def moved(tx: Tx, verb: Verb, statement: sa.Update, who: Claim | str, **parameters: Any) -> Row:
+    """Run a statement for one task; its row, or the error that says why it moved nothing."""
+    task_id = who.task_id if isinstance(who, Claim) else who
+    if isinstance(who, Claim):
+        parameters["p_claim_no"] = who.claim_no
+    row = tx.run(statement, p_task_id=task_id, **parameters).one_or_none()
+    if row is None:
+        raise refusal(tx, verb, who)
+    return row
+
+
+def refusal(tx: Tx, verb: Verb, who: Claim | str) -> NexusError:
+    """Why `verb` is not possible now, for the holder of a claim or for anybody."""
+    task_id = who.task_id if isinstance(who, Claim) else who
+    row = tx.plain(sa.select(tasks).where(tasks.c.task_id == task_id)).one_or_none()
+    if row is None:
+        return TaskNotFound(task_id)
+    status = TaskStatus(row.status)
+    if isinstance(who, Claim) and not (row.claim_no == who.claim_no and _is_own_doing(tx, who, status)):
+        if row.claim_no != who.claim_no and status in HELD:
+            held = f"{row.claimed_by} holds claim {row.claim_no}"
+        else:
+            held = f"the task is {status}" + (f" ({row.reason})" if row.reason else "")
+        return ClaimLost(task_id, who.claim_no, now_held=held)
+    return IllegalTransition(task_id, verb, status, allowed=verbs_from(status))
+
+
+def _is_own_doing(tx: Tx, claim: Claim, status: TaskStatus) -> bool:
+    """The claim is current: still held, or ended by its own holder rather than taken away."""
+    if status in HELD:
+        return True
+    outcome = tx.plain(
+        sa.select(attempts.c.outcome).where(attempts.c.task_id == claim.task_id, attempts.c.claim_no == claim.claim_no)
+    ).scalar()
+    # Not timed_out: that is the sweep's word as well, and a result that comes later cost somebody money.
+    return outcome in (AttemptOutcome.COMPLETED, AttemptOutcome.FAILED)
+
+
+def leave_traces(tx: Tx, verb: Verb, rows: Sequence[Row], *, actor: str | None, reason: str | None = None) -> None:
+    """What every move leaves behind.
+
+    Its history; the stall that it ends is closed, and the escalation of that with it; what depended on a task that
+    has ended failed or cancelled goes the way that its setting says.
+    """
+    gone = _traces(tx, verb, rows, actor, reason)
+    if gone:
+        settle_dependants(tx, gone)
+
+
+def _traces(tx: Tx, verb: Verb, rows: Sequence[Row], actor: str | None, reason: str | None) -> list[str]:
+    records.write_history(tx, verb, rows, actor=actor, reason=reason)
+    over = [row.previous_stall_id for row in rows if row.previous_stall_id is not None and row.stall_id is None]
+    over += [row.overdue_id for row in rows if row.overdue_id is not None and row.status in TERMINAL]
+    gone = [row.task_id for row in rows if row.status in (TaskStatus.FAILED, TaskStatus.CANCELLED)]
+    if over:
+        records.close_stalls(tx, over, verb)
+        gone += withdraw(tx, over, actor, f"moved on ({verb})")
+    return gone
+
+
+def withdraw(tx: Tx, stall_ids: Sequence[int], mover: str | None, why: str) -> list[str]:
+    """Close the escalations of stalls that are over; the ids of those that were open. `why`: what the source did.
+
+    Whoever moved the source while holding its escalation gets to finish that: it is what they were asked for.
+    """
+    statement = guarded(Verb.CANCEL).where(among_numbers(tasks.c.escalates, "stalls"))
+    if mover is not None:
+        statement = statement.where(~sa.and_(is_held(), tasks.c.claimed_by == sa.bindparam("p_mover")))
+    reason = sa.func.coalesce(tasks.c.related_task_id, "its task") + sa.literal(f" {why}")
+    values = {**ended(TaskStatus.CANCELLED), "reason": reason}
+    parameters = {"stalls": dump_json(list(stall_ids))} | ({"p_mover": mover} if mover is not None else {})
+    rows = tx.run(statement.values(values), **parameters).all()
+    if not rows:
+        return []
+    held = [row.task_id for row in rows if row.previous_status == TaskStatus.IN_PROGRESS]
+    if held:
+        records.close_attempts(tx, held, AttemptOutcome.CANCELLED, error=f"its source {why}")
+    return _traces(tx, Verb.CANCEL, rows, "nexus", f"its source {why}")
+
+
+def _dependants_of_batch() -> sa.Select[Any]:
+    return sa.select(dependencies.c.task_id).where(among(dependencies.c.depends_on, "batch"))
+
+
+def _dependants_freed() -> sa.Update:
+    met = (
+        sa.select(sa.func.count())
+        .where(dependencies.c.task_id == tasks.c.task_id, among(dependencies.c.depends_on, "batch"))
+        .scalar_subquery()
+    )
+    return (
+        sa.update(tasks)
+        .where(tasks.c.task_id.in_(_dependants_of_batch()))
+        .values(
+            unmet_dependencies=tasks.c.unmet_dependencies - met,
+            # Waiting is counted from when the last of them was done.
+            available_at=sa.case((tasks.c.unmet_dependencies <= met, LATEST), else_=tasks.c.available_at),
+        )
+    )
+
+
+def free_dependants(tx: Tx, task_ids: Sequence[str]) -> None:
+    """Count down what waits for these tasks, which are completed.
+
+    A statement of its own, after their rows are locked: an edge that was added meanwhile has waited for that
+    lock (`queries.lock_targets`) and has seen the new status, or is visible here.
+    """
+    tx.run(_dependants_freed(), batch=dump_json(list(task_ids)))
+
+
+def settle_dependants(tx: Tx, task_ids: Iterable[str]) -> None:
+    """These ended failed or cancelled: what depends on them waits, is cancelled, or runs anyway, as its setting says.
+
+    A wave at a time, since what is cancelled has dependants of its own.
+    """
+    wave = list(task_ids)
+    while wave:
+        batch = dump_json(wave)
+        runs = tasks.c.on_dependency_failure == "run"
+        if tx.run(_dependants_freed().where(runs), batch=batch).rowcount:
+            # The edge is gone, so that a later success of the same task does not count it down once more.
+            met = among(dependencies.c.depends_on, "batch")
+            anyway = dependencies.c.task_id.in_(sa.select(tasks.c.task_id).where(runs))
+            tx.run(sa.delete(dependencies).where(met, anyway), batch=batch)
+        wave = _cancel_dependants(tx, batch)
+
+
+def _cancel_dependants(tx: Tx, batch: str) -> list[str]:
+    target = (
+        sa.select(sa.func.min(dependencies.c.depends_on))
+        .where(dependencies.c.task_id == tasks.c.task_id, among(dependencies.c.depends_on, "batch"))
+        .scalar_subquery()
+    )
+    statement = (
+        guarded(Verb.CANCEL)
+        .where(
+            tasks.c.task_id.in_(_dependants_of_batch()),
+            tasks.c.on_dependency_failure == "cancel",
+            # Whoever holds or reviews it already got past its dependencies.
+            status_in({TaskStatus.PENDING, TaskStatus.BLOCKED, TaskStatus.STALLED}),
+        )
+        .values(
+            {
+                **ended(TaskStatus.CANCELLED),
+                "reason": sa.literal("it depended on ") + target + ", which ended without success",
+            }
+        )
+    )
+    rows = tx.run(statement, batch=batch).all()
+    return _traces(tx, Verb.CANCEL, rows, "nexus", "a task that it depended on ended without success")
