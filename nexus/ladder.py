@@ -24,12 +24,12 @@ class Due:
 def due(policy: EscalationPolicy, opened_at: datetime, taken: Set[str], present: datetime) -> Due:
     """The steps of `policy` that are due at `present` on a stall opened at `opened_at`, without those `taken`.
 
-    A step milder than one already taken is left out: after settings change, nobody is logged who was marked.
+    What was marked as stalled is off the offer: only `fail` can follow, whatever the settings have become since.
     """
-    hardest = max((ACTIONS.index(action) for action in ACTIONS if action in taken), default=-1)
+    least = ACTIONS.index("mark_stalled") if "mark_stalled" in taken else 0
     steps: list[Action] = []
     for step in policy.steps:
-        if step.action in taken or ACTIONS.index(step.action) < hardest:
+        if step.action in taken or ACTIONS.index(step.action) < least:
             continue
         at = opened_at + timedelta(seconds=step.after_seconds)
         if at > present:

@@ -344,7 +344,7 @@ class TestClosedRegistration:
         assert everything() == before
 
     def test_a_registered_agent_works(self, closed: TaskNexus) -> None:
-        closed.add_task({"task_id": "T1", "required_capabilities": ["x"]})
+        closed.add_task({"task_id": "T1", "task_type": "echo", "required_capabilities": ["x"]})
         closed.register_agent("Ada", ["x"])
         assert closed.confirm_agent("Ada", task_types=["echo"]).task_types == ("echo",)
         assert closed.get_next_task("Ada").task_id == "T1"

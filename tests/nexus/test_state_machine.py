@@ -362,7 +362,7 @@ class LifeOnTheBoard(RuleBasedStateMachine):
         self.clock.advance(seconds)
 
     @rule(
-        strategy=st.sampled_from(["log_only", "mark_stalled", "reassign", "escalate"]),
+        strategy=st.sampled_from(["log_only", "notify", "mark_stalled", "reassign", "escalate", "fail"]),
         after=st.sampled_from([0, 61, 601, 3601]),
         twice=st.booleans(),
     )

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from nexus import SweepReport, TaskMonitoringConfig, TaskNexus, sweeping, transitions
+from nexus import SweepReport, TaskMonitoringConfig, TaskNexus, sweeping, transitions, watch
 from nexus.errors import ClaimLost, InvalidTask
+from nexus.sweeping import Orders
 
 HOUR = 3600
 STRATEGIES = ("log_only", "mark_stalled", "reassign", "escalate")
@@ -226,7 +227,7 @@ class TestOncePerWaitingPeriod:
         reports = []
 
         def sweep_while_the_other_is_at_it(tx: Any) -> sweeping.Findings:
-            found = sweeping.stalls(tx, config, one.settings.retry)
+            found = sweeping.stalls(tx, Orders(config, one.settings.retry, one._terms()))
             reports.append(two.sweep(config))
             return found
 
@@ -313,27 +314,45 @@ class TestWaiting:
 class TestReChecks:
     """What moved between the look and the deed is left alone: the statement itself looks once more."""
 
-    @pytest.mark.parametrize("verb", [transitions.stall, transitions.reassign])
-    def test_a_task_that_was_claimed_meanwhile(self, nexus: TaskNexus, clock: Any, everything: Any, verb: Any) -> None:
+    VERBS: ClassVar[dict[str, Any]] = {
+        "stall": transitions.stall,
+        "abandon": transitions.abandon,
+        "reassign": lambda tx, stalls, why: transitions.reassign(tx, {"T1": "Bo", "T2": "Bo"}, stalls, why),
+    }
+
+    def stalled(self, nexus: TaskNexus, clock: Any) -> list[int]:
+        """Both wait too long, and a sweep has seen it."""
         nexus.add_tasks([{"task_id": "T1", "assigned_to": "Ada"}, {"task_id": "T2", "assigned_to": "Ada"}])
         clock.advance(HOUR + 1)
+        nexus.sweep()
+        return [stall.stall_id for stall in nexus.stalls()]
+
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_a_task_that_was_claimed_meanwhile(self, nexus: TaskNexus, clock: Any, verb: str) -> None:
+        stalls = self.stalled(nexus, clock)
         nexus.claim_task("T1", "Ada")
-        moved = nexus._database.write(lambda tx: verb(tx, ["T1", "T2", "nobody"], HOUR))
+        moved = nexus._database.write(lambda tx: self.VERBS[verb](tx, stalls, "too long"))
         assert [row.task_id for row in moved] == ["T2"]
         assert nexus.get_task_by_id("T1").status == "claimed"
         assert nexus.get_task_by_id("T1").assigned_to == "Ada"
 
-    @pytest.mark.parametrize("verb", [transitions.stall, transitions.reassign])
-    def test_a_task_that_was_put_back_meanwhile(self, nexus: TaskNexus, clock: Any, verb: Any) -> None:
-        nexus.add_task({"task_id": "T1", "assigned_to": "Ada"})
-        clock.advance(HOUR + 1)
-        nexus.release(nexus.claim_task("T1", "Ada"))
-        assert nexus._database.write(lambda tx: verb(tx, ["T1"], HOUR)) == []
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_a_task_that_was_put_back_meanwhile(self, nexus: TaskNexus, clock: Any, verb: str) -> None:
+        stalls = self.stalled(nexus, clock)
+        for task_id in ("T1", "T2"):
+            nexus.release(nexus.claim_task(task_id, "Ada"))
+        assert nexus._database.write(lambda tx: self.VERBS[verb](tx, stalls, "too long")) == []
+
+    def test_a_wait_that_ended_meanwhile_is_not_watched(self, nexus: TaskNexus, clock: Any) -> None:
+        nexus.add_task({"task_id": "T1"})
+        still = watch.still_waits_too_long(TaskMonitoringConfig(), {})
+        assert nexus._database.write(lambda tx: transitions.watch(tx, [1], still)) == []
 
 
 class TestTheReport:
     def test_an_empty_board(self, nexus: TaskNexus, clock: Any) -> None:
-        assert nexus.sweep() == SweepReport(started_at=clock(), finished_at=clock())
+        digest = TaskMonitoringConfig().digest
+        assert nexus.sweep() == SweepReport(started_at=clock(), finished_at=clock(), settings_hash=digest)
 
     def test_a_sweep_at_another_time(self, nexus: TaskNexus, clock: Any) -> None:
         nexus.add_task({"task_id": "T1"})

@@ -65,6 +65,7 @@ def boards(draw):
                 attempt_count=len(attempts[task_id]), failure_count=draw(st.integers(0, 9)),
                 loss_count=draw(st.integers(0, 9)), retry_policy=draw(policies),
                 timeout_seconds=draw(st.none() | st.just(2.5)), requires_review=draw(st.booleans()),
+                on_dependency_failure=draw(st.sampled_from(["wait", "cancel", "run"])),
                 available_at=draw(moments), deadline=draw(st.none() | moments),
                 created_at=draw(moments), updated_at=draw(moments), pending_since=draw(st.none() | moments),
                 result=draw(values), error=draw(st.none() | texts), reason=draw(st.none() | texts),
@@ -99,7 +100,7 @@ def task(task_id="a", **fields) -> Task:
     known = {
         "task_id": task_id, "task_type": "echo", "description": "d", "payload": {}, "status": "pending", "priority": 20,
         "tags": (), "depends_on": (), "required_capabilities": (), "claim_no": 0, "attempt_count": 0,
-        "failure_count": 0, "loss_count": 0, "retry_policy": RetryPolicy(), "requires_review": False,
+        "failure_count": 0, "loss_count": 0, "retry_policy": RetryPolicy(), "requires_review": False, "on_dependency_failure": "wait",
         "available_at": moment, "created_at": moment, "updated_at": moment, "pending_since": moment, "extra": {},
     }  # fmt: skip
     return Task(**(blank | known | fields))
