@@ -10,11 +10,10 @@ from nexus.engine import Tx
 from nexus.facade.claiming import Claiming
 from nexus.facade.deciding import Deciding
 from nexus.facade.looking import Looking
-from nexus.facade.sweeping import Sweeping
 from nexus.schemas import NewTask, Task
 
 
-class TaskNexus(Looking, Claiming, Deciding, Sweeping):
+class TaskNexus(Looking, Claiming, Deciding):
     """The board: the one true state of every task, and of every attempt at it.
 
     Safe to share among threads; any number of processes and machines may open the same database. Times that

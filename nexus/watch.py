@@ -5,6 +5,7 @@ JSON, a time that is none) is found like any other, and fails alone where it is 
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -193,6 +194,14 @@ def list_sweeps(tx: Tx, limit: int) -> list[Sweep]:
 def last_sweep(tx: Tx) -> Sweep | None:
     """The latest pass on record."""
     return next(iter(list_sweeps(tx, 1)), None)
+
+
+def last_seen_at_work(tx: Tx) -> datetime | None:
+    """When somebody last swept; where nobody ever did, when there was first something to look after."""
+    last = tx.plain(sa.select(sweeps.c.finished_at).order_by(sweeps.c.sweep_id.desc()).limit(1)).scalar()
+    if last is None:
+        last = tx.plain(sa.select(tasks.c.created_at).order_by(tasks.c.seq).limit(1)).scalar()
+    return last
 
 
 def list_pauses(tx: Tx) -> list[Pause]:

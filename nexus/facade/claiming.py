@@ -1,20 +1,23 @@
 """The life of a claim: take, start, renew, and end it."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
-from nexus import explaining, intake, queries, records, registration, transitions
+from nexus import explaining, intake, queries, records, registration, transitions, watch
 from nexus.arguments import a_count, a_lease, a_name, a_text, json_list
 from nexus.engine import Tx
 from nexus.errors import ClaimLost, IllegalTransition, InvalidTask, NotClaimable, TaskNotFound
-from nexus.facade.base import OpenBoard
+from nexus.facade.sweeping import Sweeping
 from nexus.retry import decide
 from nexus.schemas import Attempt, Claim, Failure, Heartbeat, Task
 from nexus.states import HELD, TaskStatus, Verb, verbs_from
 from nexus.values import check_json
 
+RESCUED: Final = 100
+"""Tasks that a claim which finds nothing looks after itself, where nobody else does."""
 
-class Claiming(OpenBoard):
+
+class Claiming(Sweeping):
     """The verbs of whoever works."""
 
     def claim(
@@ -30,7 +33,8 @@ class Claiming(OpenBoard):
         """Take up to `limit` tasks, the most urgent first, then those that wait longest.
 
         The claims hold for `lease_seconds` (default: the setting) and are renewed by `heartbeat`; then the
-        sweep gives the tasks to others. Filters: any of `task_types`, any of `tags`, one episode.
+        sweep gives the tasks to others. Where nothing is found and nobody has swept for two intervals, a small sweep
+        is made first. Filters: any of `task_types`, any of `tags`, one episode.
 
         Raises `AgentNotConfirmed` (registration is closed and the agent is not registered; nothing changes).
         """
@@ -195,9 +199,23 @@ class Claiming(OpenBoard):
             records.seen(tx, name)
             lease = lease_seconds or self.settings.lease_seconds
             rows = transitions.claim(tx, agent, slots, lease, wishes) if slots else []
+            sweep_is_due[0] = not rows and wishes["task_id"] is None and self._nobody_sweeps(tx)
             return [queries.to_claim(row) for row in rows]
 
+        sweep_is_due = [False]
+        claims = self._database.write(work)
+        if not sweep_is_due[0]:
+            return claims
+        few = min(RESCUED, self.settings.monitoring.max_per_sweep)
+        self.sweep(self.settings.monitoring.model_copy(update={"max_per_sweep": few}), source="claim")
         return self._database.write(work)
+
+    def _nobody_sweeps(self, tx: Tx) -> bool:
+        """The last pass (where there was none: the first task) is older than two intervals: the scheduler is dead."""
+        last = watch.last_seen_at_work(tx)
+        if last is None:
+            return False
+        return (tx.present() - last).total_seconds() > 2 * self.settings.monitoring.check_interval_seconds
 
     def _held(self, tx: Tx, task_id: str, verb: Verb, agent_id: str | None = None) -> Claim:
         row = queries.task_row(tx, task_id)
