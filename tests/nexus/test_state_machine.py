@@ -32,6 +32,8 @@ from nexus.tables import attempts, dependencies, history, tasks
 
 START = datetime(2030, 6, 1, 12, 0, tzinfo=UTC)
 TIMEOUT = 3600.0
+SWEPT = {"check_interval_seconds": 30 * 86_400}
+"""No claim sweeps of its own accord here."""
 AGENTS = {"Ada": ((), None), "Bo": (("x",), 1), "Cy": (("x", "y"), 2)}
 """Capabilities and limit of each."""
 
@@ -58,7 +60,13 @@ class Known:
     waits_for: tuple[str, ...]
     assigned_to: str | None
     available_at: datetime
-    escalation: bool = False
+    name: str = ""
+    asks: str | None = None
+    """Of an escalation: the task that it asks about."""
+    pointless: bool = False
+    """Of an escalation that its source's mover held: nobody needs the answer any more."""
+    stall: set[str] | None = None
+    """The steps taken on its open stall."""
     status: str = "pending"
     holder: str | None = None
     claim_no: int = 0
@@ -79,7 +87,6 @@ class LifeOnTheBoard(RuleBasedStateMachine):
         self.nexus, self.clock = open_nexus(), clock
         self.known: dict[str, Known] = {}
         self.claims: list[Claim] = []
-        self.steps: set[tuple[str, datetime, str]] = set()
         self.seen_claim_no: dict[str, int] = {}
         self.numbers = count(1)
         for agent_id, (capabilities, limit) in AGENTS.items():
@@ -142,9 +149,25 @@ class LifeOnTheBoard(RuleBasedStateMachine):
     def free(self, task: Known, *, at: datetime | None = None) -> None:
         task.status, task.holder, task.lease_until = "pending", None, None
         task.available_at = at or max(task.available_at, self.clock())
+        self.moved_on(task)
 
     def end(self, task: Known, status: str) -> None:
         task.status, task.lease_until = status, None
+        if status != "stalled":
+            self.moved_on(task)
+
+    def moved_on(self, task: Known, mover: str | None = None) -> None:
+        """Its stall is over, and the question about it, unless the mover is who works on that."""
+        if task.stall is None:
+            return
+        task.stall = None
+        for other in self.known.values():
+            if other.asks == task.name and other.status not in TERMINAL and not other.pointless:
+                if mover is not None and other.status in HELD and other.holder == mover:
+                    other.pointless = True
+                else:
+                    self.taken_back(other, "cancelled")
+                    self.end(other, "cancelled")
 
     def complete_model(self, task_id: str) -> None:
         self.end(self.known[task_id], "completed")
@@ -176,7 +199,7 @@ class LifeOnTheBoard(RuleBasedStateMachine):
         number = next(self.numbers)
         due = self.clock() + timedelta(seconds=delay)
         others = tuple(sorted(self.known)[-waits_for:]) if waits_for else ()
-        task = Known(number, priority, needs, review, *budget, others, assigned_to, due)
+        task = Known(number, priority, needs, review, *budget, others, assigned_to, due, f"T{number}")
         self.nexus.add_task(
             {
                 "task_id": f"T{number}",
@@ -194,6 +217,7 @@ class LifeOnTheBoard(RuleBasedStateMachine):
     def taken(self, claim: Claim, agent_id: str, lease: float) -> None:
         task = self.known[claim.task_id]
         task.status, task.holder, task.claim_no = "claimed", agent_id, task.claim_no + 1
+        self.moved_on(task, agent_id)
         task.lease_seconds, task.lease_until = lease, self.clock() + timedelta(seconds=lease)
         assert (claim.claim_no, claim.lease_expires_at) == (task.claim_no, task.lease_until)
         self.claims.append(claim)
@@ -370,6 +394,8 @@ class LifeOnTheBoard(RuleBasedStateMachine):
         self.clock.advance(after)
         config = TaskMonitoringConfig(escalation_strategy=strategy, pending_timeout_seconds=TIMEOUT)
         present, expected, added = self.clock(), {}, []
+        abandoned: list[tuple[Known, str]] = []
+        reassigned: dict[str, str] = {}
         for task_id, task in self.known.items():
             if task.status in HELD and task.lease_until <= present:
                 expected[task_id] = "expire"
@@ -381,20 +407,35 @@ class LifeOnTheBoard(RuleBasedStateMachine):
                 else:
                     self.free(task)
         for task_id, task in self.known.items():
-            period = (task_id, task.available_at, strategy)
             late = task.available_at <= present - timedelta(seconds=TIMEOUT)
-            if self.is_waiting(task) and late and period not in self.steps:
-                self.steps.add(period)
-                expected[task_id] = strategy
-                if strategy == "mark_stalled":
-                    self.end(task, "stalled")
-                elif strategy == "reassign" and task.assigned_to is not None:
-                    task.assigned_to = None
-                elif strategy == "reassign" or (strategy == "escalate" and task.escalation):
-                    expected[task_id] = "log_only"
+            if self.is_waiting(task) and late and task.stall is None:
+                task.stall = set()
+            off = task.status == "stalled" and strategy != "fail"
+            if task.stall is None or strategy in task.stall or off:
+                continue
+            task.stall.add(strategy)
+            expected[task_id] = strategy
+            if strategy in ("mark_stalled", "fail"):
+                abandoned.append((task, "stalled" if strategy == "mark_stalled" else "failed"))
+            elif strategy == "reassign" and task.assigned_to is not None:
+                reassigned[task_id] = task.assigned_to
+            elif strategy == "reassign" or (strategy == "escalate" and task.asks is not None):
+                expected[task_id] = "log_only"
+        for task, status in abandoned:
+            task.status = status  # all in one statement, so that none of them is withdrawn because of another
+        for task, status in abandoned:
+            self.end(task, status)
+        for task_id, task in self.known.items():
+            if task.pointless and task.status not in HELD | TERMINAL:
+                expected[task_id] = "withdraw"
+                self.end(task, "cancelled")
         report = self.nexus.sweep(config)
         assert {item.task_id: item.action for item in report.items} == expected
         assert report.conflicts == 0
+        for task_id, before in reassigned.items():
+            given = self.known[task_id].assigned_to = self.nexus.get_task_by_id(task_id).assigned_to
+            assert given != before, "not to who let it stall"
+            assert given is None or set(self.known[task_id].needs) <= set(AGENTS[given][0])
         for item in sorted(report.items, key=lambda item: item.detail):
             if item.action == "escalate":
                 [request] = [
@@ -404,7 +445,17 @@ class LifeOnTheBoard(RuleBasedStateMachine):
                 ]
                 policy = request.retry_policy
                 self.known[request.task_id] = Known(
-                    0, 10, (), False, policy.max_attempts, policy.max_losses, (), None, present, escalation=True
+                    0,
+                    10,
+                    (),
+                    False,
+                    policy.max_attempts,
+                    policy.max_losses,
+                    (),
+                    None,
+                    present,
+                    request.task_id,
+                    item.task_id,
                 )
                 added.append(request.task_id)
         for task in self.nexus.get_all_tasks(tag="escalation"):
@@ -495,16 +546,23 @@ def test_any_order_of_verbs_on_sqlite(sqlite_template: Path, tmp_path: Path, ope
 
     def fresh() -> TaskNexus:
         path = shutil.copy(sqlite_template, tmp_path / f"board{next(copies)}.db")
-        return open_board(f"sqlite:///{path}")
+        return open_board(f"sqlite:///{path}", monitoring=SWEPT)
 
     play(fresh, clock, examples=40, steps=40)
 
 
 def test_any_order_of_verbs_on_postgresql(postgres_url: str, open_board: Any, clock: Any) -> None:
     def fresh() -> TaskNexus:
-        nexus = open_board(postgres_url)
+        nexus = open_board(postgres_url, monitoring=SWEPT)
         with nexus._database.engine.begin() as connection:
-            for table in ("nexus_stalls", "nexus_tasks", "nexus_attempts", "nexus_history", "nexus_agents"):
+            for table in (
+                "nexus_stalls",
+                "nexus_sweeps",
+                "nexus_tasks",
+                "nexus_attempts",
+                "nexus_history",
+                "nexus_agents",
+            ):
                 connection.exec_driver_sql(f"DELETE FROM {table}")
         return nexus
 

@@ -100,7 +100,8 @@ def task(task_id="a", **fields) -> Task:
     known = {
         "task_id": task_id, "task_type": "echo", "description": "d", "payload": {}, "status": "pending", "priority": 20,
         "tags": (), "depends_on": (), "required_capabilities": (), "claim_no": 0, "attempt_count": 0,
-        "failure_count": 0, "loss_count": 0, "retry_policy": RetryPolicy(), "requires_review": False, "on_dependency_failure": "wait",
+        "failure_count": 0, "loss_count": 0, "retry_policy": RetryPolicy(), "requires_review": False,
+        "on_dependency_failure": "wait",
         "available_at": moment, "created_at": moment, "updated_at": moment, "pending_since": moment, "extra": {},
     }  # fmt: skip
     return Task(**(blank | known | fields))
