@@ -205,7 +205,8 @@ def open_stalls(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """
     build = sqlite.insert if tx.connection.dialect.name == "sqlite" else postgresql.insert
     new = build(stalls)
-    again = {"closed_at": None, "closed_by": None, "next_step_at": new.excluded.next_step_at}
+    # No bound value among them: SQLAlchemy would insert row by row.
+    again = {"closed_at": sa.null(), "closed_by": sa.null(), "next_step_at": new.excluded.next_step_at}
     statement = new.on_conflict_do_update(index_elements=["task_id", "kind", "since"], set_=again)
     rows_there = tx.plain(statement.returning(stalls.c.task_id, stalls.c.stall_id), list(rows))
     return {row.task_id: row.stall_id for row in rows_there}
@@ -235,13 +236,10 @@ def reckon_again(tx: Tx, settings_hash: str) -> None:
     tx.run(statement.values(next_step_at=now(), settings_hash=settings_hash))
 
 
-def set_next_steps(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
-    """When the next step of each stall is due (`p_stall_id`, `next_step_at`, `policy`)."""
-    if rows:
-        # A step that moved the task has closed the stall: nothing is due any more.
-        mine = sa.and_(stalls.c.stall_id == sa.bindparam("p_stall_id"), stalls.c.closed_at.is_(None))
-        values: dict[str, Any] = {"next_step_at": sa.bindparam("p_next_step_at"), "policy": sa.bindparam("p_policy")}
-        tx.plain(sa.update(stalls).where(mine).values(values), list(rows))
+def set_next_step(tx: Tx, stall_ids: Sequence[int], policy: str, at: datetime | None) -> None:
+    """When the next step of these stalls is due; those whose step has moved the task are closed, and stay as they are."""
+    statement = sa.update(stalls).where(among_numbers(stalls.c.stall_id, "batch"), stalls.c.closed_at.is_(None))
+    tx.plain(statement.values(policy=policy, next_step_at=at), {"batch": dump_json(list(stall_ids))})
 
 
 SWEEPS_KEPT: Final = 10_000

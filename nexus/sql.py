@@ -87,10 +87,23 @@ def _later_postgresql(element: later, compiler: SQLCompiler, **kw: Any) -> str:
     return f"({moment} + CAST({seconds} AS double precision) * INTERVAL '1 second')"
 
 
-class covers(FunctionElement[bool]):  # noqa: N801
-    """`covers(given, wanted)`: the JSON list `given` holds every member of the JSON list `wanted`."""
+class _Question(FunctionElement[bool]):
+    """A yes or no that each database answers as it stands.
+
+    SQLAlchemy would write `= 1` behind it for SQLite, which has no booleans of its own, and so hide from its
+    planner that `x IN (...)` can use an index.
+    """
 
     type = sa.Boolean()
+    inherit_cache = True
+
+    def self_group(self, against: Any = None) -> Any:  # noqa: ARG002 - the signature is SQLAlchemy's
+        return self
+
+
+class covers(_Question):  # noqa: N801
+    """`covers(given, wanted)`: the JSON list `given` holds every member of the JSON list `wanted`."""
+
     inherit_cache = True
 
 
@@ -111,10 +124,9 @@ def _covers_postgresql(element: covers, compiler: SQLCompiler, **kw: Any) -> str
     return f"({wanted} <@ CAST({given} AS jsonb))"
 
 
-class overlaps(FunctionElement[bool]):  # noqa: N801
+class overlaps(_Question):  # noqa: N801
     """`overlaps(some, others)`: the two JSON lists of texts share a member."""
 
-    type = sa.Boolean()
     inherit_cache = True
 
 
@@ -144,8 +156,7 @@ def among_numbers(column: sa.ColumnElement[Any], parameter: str) -> sa.ColumnEle
     return _AmongNumbers(column, sa.bindparam(parameter, type_=sa.Text()))
 
 
-class _Among(FunctionElement[bool]):
-    type = sa.Boolean()
+class _Among(_Question):
     inherit_cache = True
 
 
@@ -161,8 +172,7 @@ def _among_postgresql(element: _Among, compiler: SQLCompiler, **kw: Any) -> str:
     return f"{column} = ANY(ARRAY(SELECT jsonb_array_elements_text(CAST({batch} AS jsonb))))"
 
 
-class _AmongNumbers(FunctionElement[bool]):
-    type = sa.Boolean()
+class _AmongNumbers(_Question):
     inherit_cache = True
 
 

@@ -226,17 +226,12 @@ def _climbed(tx: Tx, orders: Orders) -> Findings:
         for action in ACTIONS:
             on = [row for row in rows if action in plan[row.stall_id].now]
             found.join(_step(tx, action, on, orders, present))
-        records.set_next_steps(
-            tx,
-            [
-                {
-                    "p_stall_id": row.stall_id,
-                    "p_next_step_at": plan[row.stall_id].next_at,
-                    "p_policy": config.ladders[row.policy_no].name,
-                }
-                for row in rows
-            ],
-        )
+        ahead: dict[tuple[str, datetime | None], list[int]] = {}
+        for row in rows:
+            key = config.ladders[row.policy_no].name, plan[row.stall_id].next_at
+            ahead.setdefault(key, []).append(row.stall_id)
+        for (policy, at), ids in ahead.items():
+            records.set_next_step(tx, ids, policy, at)
         return found
 
     limit = config.max_per_sweep

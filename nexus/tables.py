@@ -37,6 +37,7 @@ IS_UNWATCHED = text("status = 'pending' AND unmet_dependencies = 0 AND stall_id 
 IS_DEADLINE_AHEAD = text(
     "deadline IS NOT NULL AND overdue_id IS NULL AND status NOT IN ('completed', 'failed', 'cancelled')"
 )
+IS_ASKING = text("escalates IS NOT NULL AND status NOT IN ('completed', 'failed', 'cancelled')")
 IS_UNDELIVERED = text("step = 'notify' AND told_at IS NULL")
 IS_STEP_AHEAD = text("closed_at IS NULL AND next_step_at IS NOT NULL")
 IS_HELD = text("status IN ('claimed', 'in_progress')")
@@ -125,6 +126,7 @@ class TaskRow(Base):
             postgresql_where=text("escalates IS NOT NULL"),
             sqlite_where=text("escalates IS NOT NULL"),
         ),
+        Index("ix_nexus_tasks_asking", "escalates", postgresql_where=IS_ASKING, sqlite_where=IS_ASKING),
         Index(None, "lease_expires_at", postgresql_where=IS_HELD, sqlite_where=IS_HELD),
         # What an agent holds now: its limit.
         Index(None, "claimed_by", postgresql_where=IS_HELD, sqlite_where=IS_HELD),

@@ -29,7 +29,9 @@ from nexus.states import AttemptOutcome, TaskStatus
 from nexus.tables import attempts, pauses, stall_steps, stalls, sweeps, tasks
 from nexus.values import dump_json
 
-_NOT_ENDED = sa.literal_column("nexus_tasks.status NOT IN ('completed', 'failed', 'cancelled')", sa.Boolean())
+_NOT_ENDED: Clause = tasks.c.status.not_in(
+    [sa.literal_column(f"'{status}'") for status in (TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED)]
+)
 """In the words of the partial indexes, by which both databases find them."""
 
 
@@ -56,7 +58,7 @@ def hung(tx: Tx, limit: int) -> list[int]:
         later(attempts.c.started_at, allowed) <= now(),
     )
     clauses = (is_held(), status_in({TaskStatus.IN_PROGRESS}), tasks.c.timeout_seconds.is_not(None), overtime)
-    return _numbers(tx, *clauses, order=tasks.c.seq, limit=limit)
+    return _numbers(tx, *clauses, order=tasks.c.lease_expires_at, limit=limit)
 
 
 def still_waits_too_long(config: TaskMonitoringConfig, learnt: Mapping[str, float]) -> Clause:
@@ -97,7 +99,7 @@ def pointless(tx: Tx, limit: int) -> list[Row]:
         sa.select(tasks.c.task_id, tasks.c.escalates.label("stall_id"))
         .join(stalls, stalls.c.stall_id == tasks.c.escalates)
         .where(tasks.c.escalates.is_not(None), _NOT_ENDED, ~is_held(), stalls.c.closed_at.is_not(None))
-        .order_by(tasks.c.seq)
+        .order_by(tasks.c.escalates)
         .limit(limit)
         .with_for_update(skip_locked=True, of=tasks)
     )
@@ -105,9 +107,9 @@ def pointless(tx: Tx, limit: int) -> list[Row]:
 
 
 def by_number(tx: Tx, numbers: Sequence[int]) -> list[Row]:
-    """Whole rows."""
-    statement = sa.select(tasks).where(among_numbers(tasks.c.seq, "batch")).order_by(tasks.c.seq)
-    return list(tx.plain(statement, {"batch": dump_json(list(numbers))}))
+    """Whole rows, in order of arrival. (Sorted here: asked for an order, SQLite would read the whole table in it.)"""
+    statement = sa.select(tasks).where(among_numbers(tasks.c.seq, "batch"))
+    return sorted(tx.plain(statement, {"batch": dump_json(list(numbers))}), key=lambda row: row.seq)
 
 
 def ids_of(tx: Tx, numbers: Sequence[int]) -> dict[int, str]:
@@ -125,11 +127,10 @@ def watched(tx: Tx, stall_ids: Sequence[int], config: TaskMonitoringConfig) -> l
     """Whole rows of tasks with their stall's `opened_at`, its `why`, and `policy_no`, the number of their policy."""
     statement = (
         sa.select(tasks, stalls.c.opened_at, stalls.c.why, policy_number(config.ladders).label("policy_no"))
-        .join(stalls, stalls.c.stall_id == tasks.c.stall_id)
+        .join(stalls, sa.and_(stalls.c.task_id == tasks.c.task_id, stalls.c.stall_id == tasks.c.stall_id))
         .where(among_numbers(stalls.c.stall_id, "batch"))
-        .order_by(tasks.c.seq)
     )
-    return list(tx.plain(statement, {"batch": dump_json(list(stall_ids))}))
+    return sorted(tx.plain(statement, {"batch": dump_json(list(stall_ids))}), key=lambda row: row.seq)
 
 
 def steps_taken(tx: Tx, stall_ids: Sequence[int]) -> dict[int, set[str]]:

@@ -72,6 +72,12 @@ def _tasks() -> None:
         "deadline IS NOT NULL AND overdue_id IS NULL AND status NOT IN ('completed', 'failed', 'cancelled')",
     )
     _partial("ix_nexus_tasks_escalates", "nexus_tasks", ["escalates"], "escalates IS NOT NULL", unique=True)
+    _partial(
+        "ix_nexus_tasks_asking",
+        "nexus_tasks",
+        ["escalates"],
+        "escalates IS NOT NULL AND status NOT IN ('completed', 'failed', 'cancelled')",
+    )
 
 
 def _attempts_and_history() -> None:
