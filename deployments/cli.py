@@ -6,7 +6,7 @@ import typer
 
 from nexus.cli.app import app
 from nexus.cli.app import run as run_command
-from nexus.cli.output import Json, print_json, say
+from nexus.cli.output import REFUSED, Json, emit, flat, print_json, say
 
 Port = Annotated[
     int | None, typer.Option(min=1, max=65_535, metavar="PORT", help="Of its own Prefect server (NEXUS_SERVICE__PORT).")
@@ -63,6 +63,32 @@ def up(port: Port = None) -> None:
     settings = NexusSettings.load()
     TaskNexus(settings=settings).close()  # a database that cannot be opened is said now, not by every run
     run_service(settings, say=say)
+
+
+@app.command()
+def doctor(
+    context: typer.Context,
+    no_prefect: Annotated[bool, typer.Option("--no-prefect", help="Leave Prefect out.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what is wrong, a line each; exit code 1 where anything is.
+
+    The last sweep is late, clocks differ, the schema is behind, a promise is broken, Prefect does not answer.
+    It reads the whole board once or twice and changes nothing.
+    """
+    from deployments.doctor import diagnose
+    from nexus import NexusSettings
+
+    found = diagnose(NexusSettings.load(), (context.find_root().obj or {}).get("database"), prefect=not no_prefect)
+
+    def show() -> None:
+        for finding in found:
+            print(f"{finding.code}: {flat(finding.message)}")  # noqa: T201
+        if not found:
+            say("All is well.")
+
+    emit(found, as_json, show)
+    raise typer.Exit(REFUSED if found else 0)
 
 
 def _set_port(port: int | None) -> None:

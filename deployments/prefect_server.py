@@ -114,6 +114,10 @@ class OwnServer:
     def alive(self) -> bool:
         return self.process is not None and self.process.alive()
 
+    def address(self) -> str | None:
+        """Where it answers, or should; None where it does not run. Only looks."""
+        return self.url if self._find() else None
+
     def _find(self) -> bool:
         """Whether the server that the state file speaks of lives; `process` and `url` are its then."""
         with suppress(OSError, ValueError, KeyError, TypeError):

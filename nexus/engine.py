@@ -111,6 +111,11 @@ class Database:
             _prepare_sqlite(self.engine, synchronous)
 
     @property
+    def is_injected(self) -> bool:
+        """Somebody else says what time it is."""
+        return self._clock is not None and self._clock is not utc_now
+
+    @property
     def name(self) -> str:
         """The URL without its password, for messages."""
         return shown(self.url)

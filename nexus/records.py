@@ -237,7 +237,7 @@ def reckon_again(tx: Tx, settings_hash: str) -> None:
 
 
 def set_next_step(tx: Tx, stall_ids: Sequence[int], policy: str, at: datetime | None) -> None:
-    """When the next step of these stalls is due; those whose step has moved the task are closed, and stay as they are."""
+    """When the next step of these stalls is due. Those whose step has moved the task are closed, and stay so."""
     statement = sa.update(stalls).where(among_numbers(stalls.c.stall_id, "batch"), stalls.c.closed_at.is_(None))
     tx.plain(statement.values(policy=policy, next_step_at=at), {"batch": dump_json(list(stall_ids))})
 

@@ -358,6 +358,43 @@ class Sweep(_Value):
     settings_hash: str
 
 
+class Waits(_Value):
+    """What a threshold would have meant for waiting periods on record."""
+
+    periods: int = 0
+    """Waiting periods: those on record, and those that go on now."""
+    flagged: int = 0
+    """Longer than the threshold: each would have opened a stall."""
+    recovered: int = 0
+    """Of the flagged: claimed all the same, nobody having been asked."""
+    recovered_after_p50: float | None = None
+    """How long after the threshold they were claimed, in seconds: half of them sooner than this."""
+    recovered_after_p95: float | None = None
+    recovered_after_max: float | None = None
+    ended_otherwise: int = 0
+    """Of the flagged: cancelled, blocked, marked as stalled, abandoned."""
+    still_waiting: int = 0
+    """Of the flagged: waiting now."""
+
+
+class WhatIf(_Value):
+    """The recorded history, swept with other settings."""
+
+    total: Waits
+    by_type: dict[str, Waits]
+    since: Instant | None
+    """How far back the record was read; None is all of it."""
+
+
+class Finding(_Value):
+    """Something that `nexus doctor` is not content with."""
+
+    code: str
+    message: str
+    count: int = 1
+    """How many tasks it is about, where it is about tasks."""
+
+
 class Pause(_Value):
     """A task type of which nothing is offered."""
 

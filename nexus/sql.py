@@ -87,6 +87,25 @@ def _later_postgresql(element: later, compiler: SQLCompiler, **kw: Any) -> str:
     return f"({moment} + CAST({seconds} AS double precision) * INTERVAL '1 second')"
 
 
+class seconds_between(FunctionElement[float]):  # noqa: N801
+    """`seconds_between(earlier, later)`: what lies between two moments."""
+
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiles(seconds_between, "sqlite")
+def _seconds_between_sqlite(element: seconds_between, compiler: SQLCompiler, **kw: Any) -> str:
+    earlier, moment = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"(({moment} - {earlier}) / 1000000.0)"
+
+
+@compiles(seconds_between, "postgresql")
+def _seconds_between_postgresql(element: seconds_between, compiler: SQLCompiler, **kw: Any) -> str:
+    earlier, moment = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"CAST(EXTRACT(EPOCH FROM ({moment} - {earlier})) AS double precision)"
+
+
 class _Question(FunctionElement[bool]):
     """A yes or no that each database answers as it stands.
 

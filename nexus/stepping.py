@@ -132,16 +132,22 @@ def escalate(
     The database keeps `escalates` unique: whoever asks second finds that it was asked.
     """
     present = tx.present()
-    sources = [row for row in rows if row.escalates is None and not set(ESCALATION_TAGS) <= set(row.tags)]
-    new = {new_id(): (row, intake.row_of(escalation(row, kind, config), "", present, policy)) for row in sources}
+    itself = Done("log_only", "is an escalation itself: not escalated again")
+    done = {row.task_id: itself for row in rows if _asks(row)}
     requests = [
-        values | {"task_id": task_id, "escalates": stall_of[row.task_id]} for task_id, (row, values) in new.items()
+        intake.row_of(escalation(row, kind, config), new_id(), present, policy) | {"escalates": stall_of[row.task_id]}
+        for row in rows
+        if row.task_id not in done
     ]
     added = records.add_tasks(tx, requests)
-    records.write_events(tx, [intake.arrival(one, "add", "sweep") for one in requests if one["task_id"] in added])
-    asked = {row.task_id: Done("escalate", f"escalated as {name}") for name, (row, _) in new.items() if name in added}
-    itself = Done("log_only", "is an escalation itself: not escalated again")
-    return {row.task_id: itself for row in rows if row not in sources} | asked
+    new = [one for one in requests if one["task_id"] in added]
+    records.write_events(tx, [intake.arrival(one, "add", "sweep") for one in new])
+    return done | {one["related_task_id"]: Done("escalate", f"escalated as {one['task_id']}") for one in new}
+
+
+def _asks(row: Row) -> bool:
+    """It is an escalation itself. (One that came with an import has lost its stall, not its tags.)"""
+    return row.escalates is not None or set(ESCALATION_TAGS) <= set(row.tags)
 
 
 def escalation(row: Row, kind: str, config: TaskMonitoringConfig) -> NewTask:

@@ -205,6 +205,16 @@ def last_seen_at_work(tx: Tx) -> datetime | None:
     return last
 
 
+def overdue_leases(tx: Tx, seconds: float) -> int:
+    """How many leases ended longer ago than that."""
+    ago = later(now(), sa.literal(-seconds, sa.Double()))
+    return int(
+        tx.run(
+            sa.select(sa.func.count()).select_from(tasks).where(is_held(), tasks.c.lease_expires_at < ago)
+        ).scalar_one()
+    )
+
+
 def list_pauses(tx: Tx) -> list[Pause]:
     """What is paused."""
     statement = sa.select(pauses).order_by(pauses.c.task_type)

@@ -213,13 +213,20 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Why a task is not running."""
-    reasons = open_nexus(context).explain(task_id, agent)
+    nexus = open_nexus(context)
+    reasons = nexus.explain(task_id, agent)
 
     def show() -> None:
         for reason in reasons:
             print(f"{reason.code}: {flat(reason.message)}")  # noqa: T201
         if not reasons:
             print("claimable: nothing keeps it from being claimed now")  # noqa: T201
+        for stall in nexus.stalls(task_id):
+            if stall.closed_at is None:
+                done = ", ".join(step.step for step in stall.steps) or "nothing yet"
+                ahead = f"; next step {when(stall.next_step_at)}" if stall.next_step_at else ""
+                since = f"{stall.kind} since {when(stall.since)}"
+                print(f"stall: {since}, policy {stall.policy}, done: {done}{ahead}")  # noqa: T201
 
     emit(reasons, as_json, show)
 

@@ -1,10 +1,10 @@
-"""The verbs of operators and reviewers: cancel, retry, approve, reject, block, unblock, sweep."""
+"""The verbs of operators and reviewers: cancel, retry, approve, reject, block, unblock."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nexus.cli.output import Actor, Json, TaskId, emit, flat, open_nexus, say, table
+from nexus.cli.output import Actor, Json, TaskId, emit, open_nexus, say
 
 if TYPE_CHECKING:
     from nexus import Task
@@ -16,7 +16,7 @@ Reviewer = Annotated[
 
 def attach(app: typer.Typer) -> None:
     """Add the verbs to the command."""
-    for verb in (cancel, retry, approve, reject, block, unblock, sweep):
+    for verb in (cancel, retry, approve, reject, block, unblock):
         app.command()(verb)
 
 
@@ -82,41 +82,3 @@ def block(
 def unblock(context: typer.Context, task_id: TaskId, by: Actor = None, as_json: Json = False) -> None:
     """Offer a blocked task again."""
     _moved(open_nexus(context).unblock(task_id, actor=by), as_json)
-
-
-def sweep(
-    context: typer.Context,
-    strategy: Annotated[
-        Literal["log_only", "mark_stalled", "reassign", "escalate"] | None,
-        typer.Option(help="What to do about tasks that wait too long; default: the setting."),
-    ] = None,
-    pending_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Waiting longer is too long; default: the setting.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Look after what is stuck, once and now.
-
-    Takes back expired leases, and acts on tasks that wait too long, once per waiting period.
-    """
-    from nexus.errors import InvalidSettings
-    from nexus.intake import faults
-
-    nexus = open_nexus(context)
-    given = {"escalation_strategy": strategy, "pending_timeout_seconds": pending_timeout}
-    asked = {name: value for name, value in given.items() if value is not None}
-    config = nexus.settings.monitoring
-    try:
-        config = type(config).model_validate(config.model_dump() | asked)
-    except ValueError as error:
-        raise InvalidSettings(faults(error)) from None  # type: ignore[arg-type]
-    report = nexus.sweep(config)
-
-    def show() -> None:
-        if report.items:
-            rows = [(item.task_id, item.action, flat(item.detail)) for item in report.items]
-            table(["task", "action", "detail"], rows)
-        more = " The pass was full: sweep again." if report.more else ""
-        say(f"Looked at {report.scanned}, acted on {len(report.items)}.{more}")
-
-    emit(report, as_json, show)
