@@ -78,7 +78,7 @@ async def run_episode(
 async def _sweep_now_and_then(nexus: TaskNexus) -> None:
     while True:
         try:
-            report = await asyncio.to_thread(nexus.sweep)
+            report = await asyncio.to_thread(nexus.sweep, source="episode")
             if report.items:
                 run_log().warning("sweep: %s", summary(report))
         except Exception as error:

@@ -19,6 +19,26 @@ logger = logging.getLogger("nexus.heartbeat")
 Ending = Literal["cancelled", "lost"]
 
 
+class Pulse:
+    """Whether an agent can renew what it holds. One that cannot takes nothing more."""
+
+    def __init__(self) -> None:
+        self._until: dict[tuple[str, int], float] = {}
+
+    def beat(self, claim: Claim, lease_seconds: float) -> None:
+        """The claim holds for so long from now."""
+        self._until[claim.task_id, claim.claim_no] = time.monotonic() + lease_seconds
+
+    def stop(self, claim: Claim) -> None:
+        """Nobody works on it any more."""
+        self._until.pop((claim.task_id, claim.claim_no), None)
+
+    @property
+    def is_weak(self) -> bool:
+        """It works on something whose lease is over: the database is away, the claim lost, the host was frozen."""
+        return any(until < time.monotonic() for until in list(self._until.values()))
+
+
 @asynccontextmanager
 async def heartbeat(
     nexus: TaskNexus,
@@ -27,13 +47,16 @@ async def heartbeat(
     lease_seconds: float,
     take_note: Callable[[], str | None],
     on_end: Callable[[Ending], None],
+    pulse: Pulse | None = None,
 ) -> AsyncIterator[None]:
     """Renew `claim` three times per lease. `on_end` is called on the event loop, once, when work must stop.
 
     `cancelled`: somebody cancelled the task. `lost`: the claim is another's, or could not be renewed before
-    its lease was over, which is the same to everybody else.
+    its lease was over, which is the same to everybody else. `pulse` is kept as long as the work goes on.
     """
     loop = asyncio.get_running_loop()
+    pulse = pulse or Pulse()
+    pulse.beat(claim, lease_seconds)
     over = threading.Event()
 
     def end(ending: Ending) -> None:
@@ -43,7 +66,7 @@ async def heartbeat(
 
     thread = threading.Thread(
         target=_beat,
-        args=(nexus, claim, lease_seconds, take_note, over, end),
+        args=(nexus, claim, lease_seconds, take_note, over, end, pulse),
         name=f"lease {claim.task_id}",
         daemon=True,
     )
@@ -53,6 +76,7 @@ async def heartbeat(
     finally:
         over.set()
         await asyncio.to_thread(thread.join)
+        pulse.stop(claim)
 
 
 def _beat(
@@ -62,6 +86,7 @@ def _beat(
     take_note: Callable[[], str | None],
     over: threading.Event,
     end: Callable[[Ending], None],
+    pulse: Pulse,
 ) -> None:
     renewed = time.monotonic()
     note: str | None = None
@@ -71,6 +96,7 @@ def _beat(
             if nexus.heartbeat(claim, note).cancel_requested:
                 return end("cancelled")
             renewed, note = time.monotonic(), None
+            pulse.beat(claim, lease_seconds)
         except (ClaimLost, TaskNotFound) as error:
             logger.warning("%s", error)
             return end("lost")

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect import get_client, runtime
-from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.artifacts import acreate_markdown_artifact
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.states import Completed
@@ -75,13 +75,5 @@ async def show_markdown(key: str, text: str, description: str) -> None:
     """A Markdown artifact on the run. One that fails never fails the work."""
     try:
         await acreate_markdown_artifact(markdown=text, key=key, description=description)
-    except Exception as error:
-        run_log().warning("no artifact %s: %s", key, error)
-
-
-async def show_table(key: str, rows: list[dict[str, Any]], description: str) -> None:
-    """A table artifact on the run. One that fails never fails the work."""
-    try:
-        await acreate_table_artifact(table=rows, key=key, description=description)
     except Exception as error:
         run_log().warning("no artifact %s: %s", key, error)

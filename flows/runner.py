@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from flows.handlers import TaskContext, find
 from flows.handlers.contract import Handler
-from flows.heartbeat import Ending, heartbeat
+from flows.heartbeat import Ending, Pulse, heartbeat
 from flows.threads import in_own_thread, outlast, to_the_end
 from nexus import AttemptOutcome, Claim, Task, TaskNexus
 from nexus.errors import ClaimLost, DatabaseUnavailable, IllegalTransition, NexusError
@@ -62,18 +62,20 @@ async def run_attempt(
     run_ref: Any = None,
     log: Log | None = None,
     grace_seconds: float = GRACE_SECONDS,
+    pulse: Pulse | None = None,
 ) -> Finished:
     """Do the work of a claimed task once, and close the attempt.
 
     Args:
         lease_seconds: the length of the claim's lease; None is the setting.
         run_ref: what made this attempt, kept on its row.
+        pulse: where the agent's other hands see whether it can renew its claims.
 
     Raises `NoHandler` (the claim is handed back), `ClaimLost` (before it began), `DatabaseUnavailable`, and
     passes on `asyncio.CancelledError`, and whatever else breaks the event loop off, after the claim was handed
     back.
     """
-    run = _Run(nexus, claim, log or logging.getLogger("nexus.handlers"), lease_seconds, grace_seconds)
+    run = _Run(nexus, claim, log or logging.getLogger("nexus.handlers"), lease_seconds, grace_seconds, pulse)
     work = find(claim.task.task_type)
     if work is None:
         await run.hand_back(f"no handler for {claim.task.task_type}")
@@ -85,9 +87,12 @@ async def run_attempt(
 class _Run:
     context: TaskContext
 
-    def __init__(self, nexus: TaskNexus, claim: Claim, log: Log, lease_seconds: float | None, grace: float) -> None:
+    def __init__(
+        self, nexus: TaskNexus, claim: Claim, log: Log, lease_seconds: float | None, grace: float, pulse: Pulse | None
+    ) -> None:
         self.nexus, self.claim, self.log, self.grace = nexus, claim, log, grace
         self.lease_seconds = lease_seconds or nexus.settings.lease_seconds
+        self.pulse = pulse
         self.began = time.monotonic()
         self.number = 0
         self.ending: Ending | None = None
@@ -136,6 +141,7 @@ class _Run:
             lease_seconds=self.lease_seconds,
             take_note=self.context.take_note,
             on_end=end,
+            pulse=self.pulse,
         )
         async with keep:
             try:

@@ -15,6 +15,7 @@ from pydantic import Field
 from flows.board import board
 from flows.execute import AgentId, raise_unless_completed
 from flows.handlers import runnable_types
+from flows.heartbeat import Pulse
 from flows.observe import ATTEMPT_NAME, artifact_key, ended_well, run_log, run_ref, show_markdown, tag_flow_run
 from flows.reports import AttemptReport, ShiftReport
 from flows.runner import Finished, run_attempt
@@ -94,6 +95,7 @@ class Shift:
     episode_id: str | None
     max_tasks: int | None
     lease_seconds: float
+    pulse: Pulse = field(default_factory=Pulse)
     done: list[AttemptReport] = field(default_factory=list)
     claimed: int = 0
     unbegun: dict[tuple[str, int], Claim] = field(default_factory=dict)
@@ -134,7 +136,7 @@ class Shift:
 
     async def _claim(self, free: int) -> list[Claim]:
         limit = free if self.max_tasks is None else min(free, self.max_tasks - self.claimed)
-        if limit <= 0:
+        if limit <= 0 or self.pulse.is_weak:
             return []
         claims = await to_the_end(
             self.nexus.claim,
@@ -218,6 +220,7 @@ async def _attempt(task_id: str, number: int, agent_id: str) -> None:  # noqa: A
         lease_seconds=shift.lease_seconds,
         run_ref=run_ref(),
         log=run_log(),
+        pulse=shift.pulse,
     )
     raise_unless_completed(task_id, work.finished)
 

@@ -6,11 +6,17 @@ from typing import Final
 from prefect import flow
 
 from flows.board import board
-from flows.observe import ended_well, run_log, show_table, tag_flow_run
+from flows.notify import deliver
+from flows.observe import ended_well, run_log, show_markdown, tag_flow_run
+from flows.reports import cell
+from flows.truth import Aligned, align
 from nexus import SweepReport, TaskMonitoringConfig
 from nexus.errors import DatabaseUnavailable
 
 TRIES: Final = 3
+ROWS: Final = 500
+"""Of a table on a page; the report has all."""
+
 PAUSE_SECONDS: Final = 5.0
 """A pass is idempotent, so a database that was away for a moment costs nothing but the wait."""
 
@@ -18,6 +24,8 @@ PAUSE_SECONDS: Final = 5.0
 @flow(name="sweep-stalled-tasks", flow_run_name="sweep")
 async def sweep_stalled_tasks(config: TaskMonitoringConfig | None = None) -> SweepReport:
     """Take back what is held under a lease that is over, and act on what waits too long, once per waiting period.
+
+    Afterwards people are told what the sweep put down for them, and Prefect what became of runs that were lost.
 
     Safe to repeat and to run twice at once. At most `config.max_per_sweep` tasks of each kind; the next pass
     continues.
@@ -28,15 +36,15 @@ async def sweep_stalled_tasks(config: TaskMonitoringConfig | None = None) -> Swe
     Raises `DatabaseUnavailable` where the database stays away.
     """
     await tag_flow_run()
+    nexus = board()
     report = await _swept(config)
-    if report.items:
-        rows = [
-            {"task": item.task_id, "action": item.action, "waited (s)": item.waiting_seconds, "detail": item.detail}
-            for item in report.items
-        ]
-        await show_table("nexus-sweep", rows, "What the sweep found, and what it did")
     for item in report.items[:100]:
         run_log().warning("%s: %s (%s)", item.task_id, item.action, item.detail)
+    told = await deliver(nexus, (config or nexus.settings.monitoring).notify_block)
+    aligned = await align(nexus)
+    for line in (*aligned.ended, *aligned.closed):
+        run_log().warning("%s", line)
+    await show_markdown("nexus-sweep", page(report, told, aligned), "What the sweep found, and what it did")
     return ended_well(report, summary(report))
 
 
@@ -52,19 +60,49 @@ async def _swept(config: TaskMonitoringConfig | None) -> SweepReport:
 
 
 def _sweep(config: TaskMonitoringConfig | None) -> SweepReport:
-    return board().sweep(config)
+    return board().sweep(config, source="deployment")
 
 
 def summary(report: SweepReport) -> str:
     """One line."""
     counted = [
         (report.expired, "leases expired"),
+        (report.timed_out, "timed out"),
         (report.failed, "dead letters"),
         (report.logged, "logged"),
+        (report.notified, "notified"),
         (report.stalled, "marked as stalled"),
         (report.reassigned, "reassigned"),
         (report.escalated, "escalated"),
+        (report.withdrawn, "escalations withdrawn"),
         (report.conflicts, "moved on meanwhile"),
+        (report.skipped, "rows skipped"),
     ]
     said = ", ".join(f"{number} {word}" for number, word in counted if number) or "nothing stuck"
     return said + (" (the pass was full: the next one continues)" if report.more else "")
+
+
+def page(report: SweepReport, told: int, aligned: Aligned) -> str:
+    """The pass as Markdown: its own record, then a table of what it did. At most `ROWS` rows."""
+    lines = [f"**{summary(report)}**", "", "| | |", "|---|---|"]
+    facts = {
+        "started": f"{report.started_at:%Y-%m-%d %H:%M:%S} UTC",
+        "finished": f"{report.finished_at:%Y-%m-%d %H:%M:%S} UTC",
+        "looked at": report.scanned,
+        "acted": len(report.items) - report.skipped,
+        "conflicts": report.conflicts,
+        "notices delivered": told,
+        "runs closed in Prefect": len(aligned.closed),
+        "claims ended because Prefect knew": len(aligned.ended),
+        "settings": report.settings_hash,
+    }
+    lines += [f"| {name} | {value} |" for name, value in facts.items()]
+    if report.items:
+        lines += ["", "| task | action | waited, s | detail |", "|---|---|---|---|"]
+        for item in report.items[:ROWS]:
+            waited = "" if item.waiting_seconds is None else f"{item.waiting_seconds:.0f}"
+            lines.append(f"| {cell(item.task_id)} | {item.action} | {waited} | {cell(item.detail)} |")
+        if len(report.items) > ROWS:
+            lines += ["", f"… and {len(report.items) - ROWS:,} more"]
+    lines += ["", *(f"- {cell(line)}" for line in (*aligned.ended, *aligned.closed)[:ROWS])]
+    return "\n".join(lines).rstrip()

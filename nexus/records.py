@@ -242,6 +242,21 @@ def set_next_step(tx: Tx, stall_ids: Sequence[int], policy: str, at: datetime | 
     tx.plain(statement.values(policy=policy, next_step_at=at), {"batch": dump_json(list(stall_ids))})
 
 
+def deliver(tx: Tx, stall_ids: Sequence[int]) -> None:
+    """The notices of these stalls were delivered."""
+    mine = sa.and_(among_numbers(stall_steps.c.stall_id, "batch"), stall_steps.c.step == "notify")
+    tx.run(sa.update(stall_steps).where(mine).values(told_at=now()), batch=dump_json(list(stall_ids)))
+
+
+def close_runs(tx: Tx, keys: Sequence[tuple[str, int]]) -> None:
+    """Prefect knows that the runs of these attempts (task id, number) are over."""
+    statement = sa.update(attempts).where(
+        attempts.c.task_id == sa.bindparam("p_task_id"), attempts.c.number == sa.bindparam("p_number")
+    )
+    rows = [{"p_task_id": task_id, "p_number": number} for task_id, number in keys]
+    tx.plain(statement.values(run_closed_at=tx.present()), rows)
+
+
 SWEEPS_KEPT: Final = 10_000
 """Sweeps on record; with one every 5 s, half a day."""
 

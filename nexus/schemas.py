@@ -386,6 +386,27 @@ class WhatIf(_Value):
     """How far back the record was read; None is all of it."""
 
 
+class Notice(_Value):
+    """Something that people are to be told: a task waits too long."""
+
+    stall_id: int
+    task_id: str
+    task_type: str
+    priority: int
+    tags: tuple[str, ...]
+    assigned_to: str | None
+    episode_id: str | None
+    since: Instant
+    """Since when it waits."""
+    at: Instant
+    """When the sweep put the notice down."""
+    why: str
+    detail: str
+    policy: str
+    closed_by: str | None
+    """The verb by which the task has moved on meanwhile."""
+
+
 class Finding(_Value):
     """Something that `nexus doctor` is not content with."""
 

@@ -11,10 +11,11 @@ from nexus.facade.claiming import Claiming
 from nexus.facade.deciding import Deciding
 from nexus.facade.looking import Looking
 from nexus.facade.observing import Observing
+from nexus.facade.runs import Runs
 from nexus.schemas import NewTask, Task
 
 
-class TaskNexus(Looking, Observing, Claiming, Deciding):
+class TaskNexus(Looking, Observing, Runs, Claiming, Deciding):
     """The board: the one true state of every task, and of every attempt at it.
 
     Safe to share among threads; any number of processes and machines may open the same database. Times that

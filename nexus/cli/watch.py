@@ -85,6 +85,7 @@ def _config(nexus: "TaskNexus", asked: dict[str, Any], changes: list[str] | tupl
     """The settings' own, with what was asked for; wrong usage where it cannot be."""
     from pydantic import ValidationError
 
+    from nexus.errors import InvalidSettings
     from nexus.intake import faults
 
     config = nexus.settings.monitoring
@@ -103,7 +104,9 @@ def _config(nexus: "TaskNexus", asked: dict[str, Any], changes: list[str] | tupl
     try:
         return type(config).model_validate(values)
     except ValidationError as error:
-        refuse(f"nexus sweep: {faults(error)}.", USAGE)
+        if changes:
+            refuse(f"--what-if: {faults(error)}.", USAGE)
+        raise InvalidSettings(faults(error)) from None
 
 
 def _value(text: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows.heartbeat import Ending, heartbeat
+from flows.heartbeat import Ending, Pulse, heartbeat
 from nexus import Claim, TaskNexus
 from nexus.errors import DatabaseUnavailable
 
@@ -163,3 +163,19 @@ async def test_a_note_outlives_a_missed_heartbeat(make_nexus: MakeNexus) -> None
 
     async with work.alive:
         await until(lambda: nexus.attempts("EP07-T3")[0].note == "page 1", seconds=10)
+
+
+async def test_an_agent_whose_claim_is_over_is_weak_until_that_work_has_ended(nexus: TaskNexus) -> None:
+    pulse = Pulse()
+    claim = claimed(nexus, lease_seconds=LEASE)
+    keep = heartbeat(
+        nexus, claim, lease_seconds=LEASE, take_note=lambda: None, on_end=lambda _ending: None, pulse=pulse
+    )
+    async with keep:
+        await asyncio.sleep(2 * LEASE)
+        assert not pulse.is_weak, "it is renewed"
+        nexus.cancel(claim.task_id)
+        nexus.retry(claim.task_id)
+        nexus.claim_task(claim.task_id, "Agent-2")
+        await until(lambda: pulse.is_weak)
+    assert not pulse.is_weak, "it works on nothing"

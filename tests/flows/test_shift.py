@@ -379,3 +379,27 @@ async def test_a_task_that_was_cancelled_meanwhile(nexus: TaskNexus, handles: Ha
         (AttemptOutcome.CANCELLED, TaskStatus.CANCELLED),
     ]
     assert report.summary() == "1 cancelled"
+
+
+async def test_an_agent_that_cannot_renew_takes_nothing_more(nexus: TaskNexus, handles: Handles) -> None:
+    """Its claim went to somebody else and its handler does not hear: until that ends, it claims no other task."""
+    go_on = threading.Event()
+    handles("deaf", lambda task, context: go_on.wait(60))
+    handles("quick", lambda task, context: "done")
+    nexus.add_task(NewTask(task_id="T-1", task_type="deaf"))
+
+    with working_on(nexus):
+        shift = asyncio.create_task(process_agent_tasks("Agent-1", concurrency=2, lease_seconds=1))
+        try:
+            await until(lambda: nexus.get_task_by_id("T-1").status == "in_progress")
+            nexus.cancel("T-1")
+            nexus.retry("T-1")
+            nexus.claim_task("T-1", "Agent-2", lease_seconds=600)
+            await asyncio.sleep(1.5)
+            nexus.add_task(NewTask(task_id="T-2", task_type="quick"))
+            await asyncio.sleep(2.5)
+            assert nexus.get_task_by_id("T-2").claim_no == 0, "it looks for work every second, and takes none"
+        finally:
+            go_on.set()
+        await shift
+    assert nexus.get_task_by_id("T-2").status == "completed"
