@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from nexus.engine import Tx
 from nexus.predicates import EVERY_TYPE
-from nexus.sql import among, among_numbers, later, now
+from nexus.sql import Moment, among, among_numbers, later, now
 from nexus.states import AttemptOutcome, TaskStatus, Verb
 from nexus.tables import agents, attempts, dependencies, history, pauses, stall_steps, stalls, sweeps, tasks
 from nexus.values import dump_json
@@ -237,9 +237,10 @@ def reckon_again(tx: Tx, settings_hash: str) -> None:
 
 
 def set_next_step(tx: Tx, stall_ids: Sequence[int], policy: str, at: datetime | None) -> None:
-    """When the next step of these stalls is due. Those whose step has moved the task are closed, and stay so."""
-    statement = sa.update(stalls).where(among_numbers(stalls.c.stall_id, "batch"), stalls.c.closed_at.is_(None))
-    tx.plain(statement.values(policy=policy, next_step_at=at), {"batch": dump_json(list(stall_ids))})
+    """Which policy these stalls follow, and when the next step is due: never, where a step has moved the task."""
+    ahead = sa.case((stalls.c.closed_at.is_(None), sa.literal(at, Moment())), else_=sa.null())
+    statement = sa.update(stalls).where(among_numbers(stalls.c.stall_id, "batch"))
+    tx.plain(statement.values(policy=policy, next_step_at=ahead), {"batch": dump_json(list(stall_ids))})
 
 
 def deliver(tx: Tx, stall_ids: Sequence[int]) -> None:

@@ -30,5 +30,7 @@ def test_every_setting_in_the_readmes_toml_exists() -> None:
 
     from nexus import NexusSettings
 
-    [block] = re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL)
-    NexusSettings.load(**tomllib.loads(block))
+    blocks = re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        NexusSettings.load(**tomllib.loads(block))

@@ -18,7 +18,7 @@ from flows.board import working_on
 from flows.notify import STALLED, deliver
 from nexus import NewTask, TaskMonitoringConfig, TaskNexus
 
-from .conftest import MakeNexus
+from .conftest import MakeNexus, until
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -112,6 +112,31 @@ async def test_a_block_gets_it_once(make_nexus: MakeNexus, inbox: Any) -> None:
     [message] = inbox.got
     assert message["subject"] == "Task T-1 is stalled"
     assert "`nexus explain T-1` says more" in message["body"]
+
+
+async def test_an_automation_as_the_readme_makes_it_tells_people(nexus: TaskNexus, inbox: Any) -> None:
+    from prefect.automations import Automation
+    from prefect.events.actions import SendNotification
+    from prefect.events.schemas.automations import EventTrigger
+
+    block = await CustomWebhookNotificationBlock.aload((await webhook("nexus-people", inbox.url)).partition("/")[2])
+    automation = await Automation(
+        name="a task is stalled",
+        trigger=EventTrigger(expect={"nexus.task.stalled"}, posture="Reactive", threshold=1, within=0),
+        actions=[
+            SendNotification(
+                block_document_id=block._block_document_id, subject="Stalled", body="{{ event.payload.why }}"
+            )
+        ],
+    ).acreate()
+    try:
+        nexus.add_task(NewTask(task_id="T-1", required_capabilities=["gpu"]))
+        await asyncio.sleep(0.05)
+        await sweep_stalled_tasks()
+        await until(lambda: inbox.got)
+    finally:
+        await automation.adelete()
+    assert "no agent with the capability gpu" in inbox.got[0]["body"]
 
 
 async def test_what_cannot_be_delivered_waits_for_the_next_pass(
