@@ -1,5 +1,6 @@
 """The verbs that keep the board moving, on the command line."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -91,7 +92,8 @@ class TestStalls:
         board.sweep()
         code, shown = on_a_terminal("stalls")
         assert code == 0
-        assert max(map(len, shown.splitlines())) <= 80
+        plain = re.sub("\x1b\\[[0-9;]*m", "", shown)
+        assert max(map(len, plain.splitlines())) <= 80
 
 
 def test_pause_and_resume(
