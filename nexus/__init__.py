@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nexus.monitoring import TaskMonitoringConfig
+    from nexus.monitoring import EscalationPolicy, EscalationStep, TaskMonitoringConfig
     from nexus.schemas import (
         Agent,
         Attempt,
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
         NewTask,
         Reason,
         RetryPolicy,
+        Stall,
+        Sweep,
         SweepItem,
         SweepReport,
         Task,
@@ -29,9 +31,9 @@ if TYPE_CHECKING:
 _HOME = {
     "nexus.schemas": (
         "Agent", "Attempt", "Claim", "Failure", "Heartbeat", "HistoryEvent", "NewTask", "Reason", "RetryPolicy",
-        "SweepItem", "SweepReport", "Task",
+        "Stall", "Sweep", "SweepItem", "SweepReport", "Task",
     ),
-    "nexus.monitoring": ("TaskMonitoringConfig",),
+    "nexus.monitoring": ("EscalationPolicy", "EscalationStep", "TaskMonitoringConfig"),
     "nexus.settings": ("NexusSettings",),
     "nexus.states": ("AttemptOutcome", "TaskStatus"),
     "nexus.task_nexus": ("TaskNexus",),
@@ -43,6 +45,8 @@ __all__ = [
     "Attempt",
     "AttemptOutcome",
     "Claim",
+    "EscalationPolicy",
+    "EscalationStep",
     "Failure",
     "Heartbeat",
     "HistoryEvent",
@@ -50,6 +54,8 @@ __all__ = [
     "NexusSettings",
     "Reason",
     "RetryPolicy",
+    "Stall",
+    "Sweep",
     "SweepItem",
     "SweepReport",
     "Task",

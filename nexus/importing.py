@@ -172,6 +172,7 @@ class _Import:
                 raise InvalidTask("another process added some of these tasks just now; import once more")
             records.write_events(self.tx, [self._arrival(row, task) for row, task in zip(rows, batch, strict=True)])
             records.add_attempts(self.tx, [one for task in batch for one in self._attempts(task)])
+        self._end_stalls()
         for task_id, task in self.changed.items():
             episode = {"episode_id": task.new.episode_id} if task.new.episode_id else {}
             records.redefine_task(self.tx, task_id, self._definition(task) | episode | {"import_digest": task.digest})
@@ -186,6 +187,18 @@ class _Import:
         targets = queries.task_rows(self.tx, sorted({target for _, task in written for target in task.new.depends_on}))
         without_success = (TaskStatus.FAILED, TaskStatus.CANCELLED)
         transitions.settle_dependants(self.tx, [name for name, row in targets.items() if row.status in without_success])
+
+    def _end_stalls(self) -> None:
+        """What is asked for anew waits anew, and what was asked about the old is asked no longer."""
+        over: list[int] = []
+        for row in queries.task_rows(self.tx, list(self.changed)).values():
+            later = self.changed[row.task_id].new.deadline != row.deadline
+            ends = {"stall_id": row.stall_id} | ({"overdue_id": row.overdue_id} if later else {})
+            over += [stall_id for stall_id in ends.values() if stall_id is not None]
+            records.redefine_task(self.tx, row.task_id, dict.fromkeys(ends))
+        if over:
+            records.close_stalls(self.tx, over, "import")
+            transitions.settle_dependants(self.tx, transitions.withdraw(self.tx, over, self.actor, "was redefined"))
 
     def _definition(self, task: BoardTask) -> dict[str, Any]:
         row = intake.row_of(task.new, task.task_id, self.present, self.settings.retry)

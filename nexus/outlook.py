@@ -7,6 +7,7 @@ it cannot.
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
 
+from nexus.predicates import EVERY_TYPE
 from nexus.records import Row
 from nexus.schemas import Agent
 from nexus.states import HELD, TaskStatus
@@ -30,7 +31,11 @@ def no_handler(task_type: str) -> str:
 
 
 def stuck(
-    open_tasks: Sequence[Row], status_of: Mapping[str, str], workers: Sequence[Agent], task_types: Iterable[str]
+    open_tasks: Sequence[Row],
+    status_of: Mapping[str, str],
+    workers: Sequence[Agent],
+    task_types: Iterable[str],
+    paused: Iterable[str] = (),
 ) -> dict[str, str]:
     """The open tasks that none of `workers` can bring to an end, and why.
 
@@ -39,15 +44,23 @@ def stuck(
         status_of: the status of each task that they depend on.
         workers: the agents at work.
         task_types: what they have handlers for.
+        paused: the task types of which nothing is offered.
     """
     rows = {row.task_id: row for row in open_tasks}
-    handled = set(task_types)
+    handled, pauses = set(task_types), set(paused)
     reasons: dict[str, str] = {}
     order = TopologicalSorter(
         {task_id: [one for one in row.depends_on if one in rows] for task_id, row in rows.items()}
     )
     for task_id in order.static_order():
-        if why := _why(rows[task_id], rows, status_of, reasons, workers, handled):
+        why = _why(rows[task_id], rows, status_of, reasons, workers, handled)
+        if (
+            why is None
+            and rows[task_id].status == TaskStatus.PENDING
+            and pauses & {EVERY_TYPE, rows[task_id].task_type}
+        ):
+            why = f"{rows[task_id].task_type!r} tasks are paused"
+        if why is not None:
             reasons[task_id] = why
     return reasons
 
@@ -66,6 +79,8 @@ def _why(
     if status != TaskStatus.PENDING:
         return _NEEDS_A_PERSON[status] + (f": {row.reason}" if row.reason else "")
     for target in row.depends_on:
+        if row.on_dependency_failure == "run" and status_of.get(target) in (TaskStatus.FAILED, TaskStatus.CANCELLED):
+            continue  # it runs anyway
         if status_of.get(target) != TaskStatus.COMPLETED and (target not in rows or target in reasons):
             return f"it waits for {target}, which is {status_of.get(target)}"
     if row.task_type not in handled:

@@ -20,7 +20,7 @@ class TaskNexus(Looking, Observing, Runs, Claiming, Deciding):
 
     Safe to share among threads; any number of processes and machines may open the same database. Times that
     it takes and gives are aware (UTC); durations are seconds. Every verb is one transaction: all of it
-    happened, or an error says why nothing did.
+    happened, or an error says why nothing did. (`sweep` is a few, one a part; each stands for itself.)
 
     Args:
         url: `sqlite:///board.db`, `postgresql+psycopg://user@host/database`, or None for the settings' own.

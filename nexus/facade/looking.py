@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from nexus import explaining, outlook, queries
+from nexus import explaining, outlook, queries, watch
 from nexus.arguments import a_count, statuses
 from nexus.engine import Tx
 from nexus.facade.base import OpenBoard
@@ -106,7 +106,8 @@ class Looking(OpenBoard):
             rows = queries.open_work(tx, episode_id)
             targets = {target for row in rows for target in row.depends_on}
             status_of = {task_id: row.status for task_id, row in queries.task_rows(tx, sorted(targets)).items()}
+            paused = [pause.task_type for pause in watch.list_pauses(tx)]
             workers = [agent for agent in queries.list_agents(tx) if agent.agent_id in at_work]
-            return len(rows), outlook.stuck(rows, status_of, workers, handled)
+            return len(rows), outlook.stuck(rows, status_of, workers, handled, paused)
 
         return self._database.read(work)
