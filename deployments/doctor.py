@@ -3,7 +3,7 @@
 from deployments.prefect_config import configured_api_url
 from deployments.prefect_server import OwnServer, healthy, unreachable
 from nexus.diagnosis import examine
-from nexus.schemas import Finding
+from nexus.reports import Finding
 from nexus.settings import NexusSettings
 
 

@@ -14,7 +14,7 @@ from prefect.events import emit_event
 
 from flows.observe import run_log
 from nexus import TaskNexus
-from nexus.schemas import Notice
+from nexus.reports import Notice
 
 STALLED = "nexus.task.stalled"
 """The event that automations listen to."""

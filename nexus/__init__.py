@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nexus.monitoring import EscalationPolicy, EscalationStep, TaskMonitoringConfig
+    from nexus.reports import Stall, Sweep, SweepItem, SweepReport
     from nexus.schemas import (
         Agent,
         Attempt,
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
         NewTask,
         Reason,
         RetryPolicy,
-        Stall,
-        Sweep,
-        SweepItem,
-        SweepReport,
         Task,
     )
     from nexus.settings import NexusSettings
@@ -31,8 +28,9 @@ if TYPE_CHECKING:
 _HOME = {
     "nexus.schemas": (
         "Agent", "Attempt", "Claim", "Failure", "Heartbeat", "HistoryEvent", "NewTask", "Reason", "RetryPolicy",
-        "Stall", "Sweep", "SweepItem", "SweepReport", "Task",
+        "Task",
     ),
+    "nexus.reports": ("Stall", "Sweep", "SweepItem", "SweepReport"),
     "nexus.monitoring": ("EscalationPolicy", "EscalationStep", "TaskMonitoringConfig"),
     "nexus.settings": ("NexusSettings",),
     "nexus.states": ("AttemptOutcome", "TaskStatus"),

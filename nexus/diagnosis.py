@@ -8,7 +8,7 @@ from pathlib import Path
 from nexus import schema
 from nexus.engine import Database
 from nexus.errors import NexusError
-from nexus.schemas import Finding
+from nexus.reports import Finding
 from nexus.settings import NexusSettings
 from nexus.task_nexus import TaskNexus
 

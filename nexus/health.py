@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from nexus import watch
 from nexus.engine import Tx
-from nexus.schemas import Finding
+from nexus.reports import Finding
 from nexus.states import TRANSITIONS
 
 EXAMPLES = 3

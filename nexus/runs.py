@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from nexus.engine import Tx
 from nexus.queries import to_attempt
-from nexus.schemas import Attempt, Notice
+from nexus.reports import Notice
+from nexus.schemas import Attempt
 from nexus.sql import among
 from nexus.states import AttemptOutcome
 from nexus.tables import attempts, stall_steps, stalls, tasks

@@ -16,11 +16,13 @@ DependencyFailure = Literal["wait", "cancel", "run"]
 """What becomes of a task when something that it depends on ends failed or cancelled."""
 
 
-class _Value(BaseModel):
+class Value(BaseModel):
+    """Frozen: what was read does not change."""
+
     model_config = ConfigDict(frozen=True)
 
 
-class RetryPolicy(_Value):
+class RetryPolicy(Value):
     """When a failed attempt is tried again. `nexus.retry.decide` reads it; the task row keeps a copy.
 
     The delay before attempt n+1 is `backoff_seconds * multiplier ** (n - 1)`, at most
@@ -41,7 +43,7 @@ class RetryPolicy(_Value):
     non_retryable: Names = Field((), description="Error type names, such as ValueError, that are never tried again")
 
 
-class NewTask(_Value):
+class NewTask(Value):
     """A task to be added. Fields that the model does not know are kept in `extra`."""
 
     task_id: Id | None = Field(None, description="Made by the nexus when absent")
@@ -87,7 +89,7 @@ class NewTask(_Value):
         return known
 
 
-class Task(_Value):
+class Task(Value):
     """A task as the nexus knows it, at the moment it was read."""
 
     task_id: str
@@ -138,7 +140,7 @@ class Task(_Value):
         return self.idempotency_key or self.task_id
 
 
-class Attempt(_Value):
+class Attempt(Value):
     """One numbered try at a task; kept for ever, until pruned."""
 
     task_id: str
@@ -158,7 +160,7 @@ class Attempt(_Value):
     """The Prefect run that made it: flow_run_id, task_run_id, run_count; or whatever an outside agent gave."""
 
 
-class Claim(_Value):
+class Claim(Value):
     """A task taken by an agent. Every later write shows its `claim_no`; an old one gets `ClaimLost`."""
 
     task: Task
@@ -168,7 +170,7 @@ class Claim(_Value):
     lease_expires_at: Instant
 
 
-class Heartbeat(_Value):
+class Heartbeat(Value):
     """What a holder learns when it renews its lease."""
 
     task_id: str
@@ -199,7 +201,7 @@ def _words(error: BaseException) -> str:
     return "it cannot say what it is"
 
 
-class Failure(_Value):
+class Failure(Value):
     """Why an attempt failed, as far as the retry policy needs to know."""
 
     message: Annotated[str, _fit(10_000)]
@@ -230,7 +232,7 @@ class Failure(_Value):
         return f"{self.error_type}: {self.message}" if self.error_type else self.message
 
 
-class Agent(_Value):
+class Agent(Value):
     """Somebody who works: a program, a language model, a person."""
 
     agent_id: str
@@ -244,7 +246,7 @@ class Agent(_Value):
     live_claims: int
 
 
-class HistoryEvent(_Value):
+class HistoryEvent(Value):
     """One move of a task: what, who, when and why."""
 
     task_id: str | None
@@ -259,7 +261,7 @@ class HistoryEvent(_Value):
     """Of a move that ended a waiting period: how long the task had been claimable."""
 
 
-class Reason(_Value):
+class Reason(Value):
     """One clause that keeps a task from running now."""
 
     code: str
@@ -268,159 +270,3 @@ class Reason(_Value):
     alone, `sweep`: what the last one found."""
     message: str
     details: dict[str, Any] = Field(default_factory=dict)
-
-
-class StallStep(_Value):
-    """One thing done about a stall, once."""
-
-    step: str
-    at: Instant
-    detail: str
-    told_at: Instant | None = None
-    """Of a `notify`: when it was delivered."""
-
-
-class Stall(_Value):
-    """One waiting period that passed its threshold, or one deadline that passed."""
-
-    stall_id: int
-    task_id: str
-    kind: Literal["waiting", "deadline"]
-    since: Instant
-    """Since when the task waits, or its deadline."""
-    why: str
-    """What kept it from being claimed when the stall was opened."""
-    opened_at: Instant
-    closed_at: Instant | None
-    closed_by: str | None
-    """The verb that moved the task on."""
-    policy: str
-    next_step_at: Instant | None
-    steps: tuple[StallStep, ...] = ()
-
-
-class SweepItem(_Value):
-    """What one sweep did to one task."""
-
-    task_id: str
-    action: str
-    """`log_only`, `notify`, `reassign`, `escalate`, `mark_stalled`, `fail` (steps of a ladder); `expire` (a lease),
-    `time_out` (alive, but past its timeout), `overdue` (a deadline), `withdraw` (an escalation whose source moved
-    on), `skip` (a row that cannot be read)."""
-    detail: str
-    waiting_seconds: float | None = None
-
-
-class SweepReport(_Value):
-    """What one sweep found and did."""
-
-    started_at: Instant
-    finished_at: Instant
-    scanned: int = 0
-    """Tasks that it looked at: leases that are over, thresholds and deadlines that passed, steps that are due."""
-    logged: int = 0
-    notified: int = 0
-    """Notifications put down; they are delivered by whoever can (`flows.sweep`)."""
-    stalled: int = 0
-    reassigned: int = 0
-    escalated: int = 0
-    """Escalation tasks made: for stalls and for deadlines."""
-    expired: int = 0
-    timed_out: int = 0
-    withdrawn: int = 0
-    """Escalations that were closed because their source had moved on."""
-    failed: int = 0
-    """Tasks that became dead letters: losses spent, time-outs spent, or the ladder's last step."""
-    conflicts: int = 0
-    """Candidates that had moved on, or that another sweep took, before this one could act."""
-    skipped: int = 0
-    """Rows that could not be read; `items` says what is wrong with each."""
-    more: bool = False
-    """The pass was full: the next one continues."""
-    dry_run: bool = False
-    """Nothing was written: this is what a sweep would do."""
-    settings_hash: str = ""
-    items: tuple[SweepItem, ...] = ()
-
-
-class Sweep(_Value):
-    """One pass on record."""
-
-    sweep_id: int
-    source: str
-    started_at: Instant
-    finished_at: Instant
-    scanned: int
-    acted: int
-    conflicts: int
-    skipped: int
-    more: bool
-    settings_hash: str
-
-
-class Waits(_Value):
-    """What a threshold would have meant for waiting periods on record."""
-
-    periods: int = 0
-    """Waiting periods: those on record, and those that go on now."""
-    flagged: int = 0
-    """Longer than the threshold: each would have opened a stall."""
-    recovered: int = 0
-    """Of the flagged: claimed all the same, nobody having been asked."""
-    recovered_after_p50: float | None = None
-    """How long after the threshold they were claimed, in seconds: half of them sooner than this."""
-    recovered_after_p95: float | None = None
-    recovered_after_max: float | None = None
-    ended_otherwise: int = 0
-    """Of the flagged: cancelled, blocked, marked as stalled, abandoned."""
-    still_waiting: int = 0
-    """Of the flagged: waiting now."""
-
-
-class WhatIf(_Value):
-    """The recorded history, swept with other settings."""
-
-    total: Waits
-    by_type: dict[str, Waits]
-    since: Instant | None
-    """How far back the record was read; None is all of it."""
-
-
-class Notice(_Value):
-    """Something that people are to be told: a task waits too long."""
-
-    stall_id: int
-    task_id: str
-    task_type: str
-    priority: int
-    tags: tuple[str, ...]
-    assigned_to: str | None
-    episode_id: str | None
-    since: Instant
-    """Since when it waits."""
-    at: Instant
-    """When the sweep put the notice down."""
-    why: str
-    detail: str
-    policy: str
-    closed_by: str | None
-    """The verb by which the task has moved on meanwhile."""
-
-
-class Finding(_Value):
-    """Something that `nexus doctor` is not content with."""
-
-    code: str
-    message: str
-    count: int = 1
-    """How many tasks it is about, where it is about tasks."""
-
-
-class Pause(_Value):
-    """A task type of which nothing is offered."""
-
-    task_type: str
-    """`*` is every type."""
-    at: Instant
-    actor: str | None
-    reason: str | None

@@ -22,8 +22,9 @@ from nexus.explaining import Terms, reasons
 from nexus.ladder import due
 from nexus.monitoring import ACTIONS, DEFAULT_POLICY, TaskMonitoringConfig
 from nexus.records import Row
+from nexus.reports import SweepItem
 from nexus.retry import decide
-from nexus.schemas import Failure, RetryPolicy, SweepItem
+from nexus.schemas import Failure, RetryPolicy
 from nexus.states import TaskStatus
 from nexus.stepping import Done, Stepping, escalate
 

@@ -23,7 +23,7 @@ from nexus.predicates import (
     waits_longer_than,
 )
 from nexus.records import Row
-from nexus.schemas import Pause, Stall, StallStep, Sweep
+from nexus.reports import Pause, Stall, StallStep, Sweep
 from nexus.sql import among, among_numbers, later, now
 from nexus.states import AttemptOutcome, TaskStatus
 from nexus.tables import attempts, pauses, stall_steps, stalls, sweeps, tasks

@@ -23,7 +23,7 @@ from nexus.cli.output import (
 
 if TYPE_CHECKING:
     from nexus import TaskMonitoringConfig, TaskNexus
-    from nexus.schemas import Stall, Waits
+    from nexus.reports import Stall, Waits
 
 TaskType = Annotated[
     str, typer.Argument(metavar="TYPE", help="A task type; left out: the whole board.", show_default=False)

@@ -8,7 +8,7 @@ from nexus.clock import utc_now
 from nexus.engine import Tx
 from nexus.facade.base import OpenBoard
 from nexus.monitoring import TaskMonitoringConfig
-from nexus.schemas import Finding, WhatIf
+from nexus.reports import Finding, WhatIf
 
 
 class Observing(OpenBoard):

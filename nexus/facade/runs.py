@@ -7,7 +7,8 @@ from nexus.arguments import a_count, a_text
 from nexus.engine import Tx
 from nexus.errors import ClaimLost, IllegalTransition, TaskNotFound
 from nexus.facade.base import OpenBoard
-from nexus.schemas import Attempt, Notice, Task
+from nexus.reports import Notice
+from nexus.schemas import Attempt, Task
 
 
 class Runs(OpenBoard):

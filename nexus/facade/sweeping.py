@@ -9,7 +9,7 @@ from nexus.engine import Tx
 from nexus.facade.base import OpenBoard
 from nexus.monitoring import TaskMonitoringConfig
 from nexus.predicates import EVERY_TYPE
-from nexus.schemas import Pause, Stall, Sweep, SweepReport
+from nexus.reports import Pause, Stall, Sweep, SweepReport
 from nexus.sweeping import Findings, Orders
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nexus import NexusSettings, SweepReport, TaskNexus
-from nexus.schemas import Finding, Stall, WhatIf
+from nexus.reports import Finding, Stall, WhatIf
 
 from .conftest import Said
 from .process import on_a_terminal

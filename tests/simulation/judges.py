@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from nexus import TaskNexus
 from nexus.errors import NexusError
 from nexus.monitoring import ACTIONS
-from nexus.schemas import Stall
+from nexus.reports import Stall
 from nexus.states import TERMINAL
 from nexus.tables import stall_steps, tasks
 
