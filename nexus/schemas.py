@@ -100,7 +100,7 @@ class Task(Value):
     priority: int
     tags: tuple[str, ...]
     depends_on: tuple[str, ...]
-    on_dependency_failure: DependencyFailure
+    on_dependency_failure: DependencyFailure = "wait"
     required_capabilities: tuple[str, ...]
     assigned_to: str | None
     claimed_by: str | None
