@@ -159,6 +159,31 @@ async def test_a_run_whose_claim_was_taken_back_is_cancelled(make_nexus: MakeNex
     assert nexus.runs_to_close() == []
 
 
+async def test_a_runner_is_asked_to_end_a_run_whose_claim_was_superseded(nexus: TaskNexus) -> None:
+    """Of a deployment the process may still be there, hung: its runner can end it. Where nobody does, it is crashed."""
+    async with get_client() as client:
+        flow_id = await client.create_flow_from_name("execute-task")
+        deployment_id = await client.create_deployment(flow_id, f"for this test {uuid4()}")
+        run = await client.create_flow_run_from_deployment(
+            deployment_id, parameters={"task_id": "EP07-T3", "agent_id": "Agent-1"}
+        )
+        await client.set_flow_run_state(run.id, Running(), force=True)
+    await lost(nexus, {"flow_run_id": str(run.id)})
+    nexus.claim_task("EP07-T3", "Agent-2")
+
+    await align(nexus)
+
+    async with get_client() as client:
+        after = await client.read_flow_run(run.id)
+        assert after.state_type == StateType.CANCELLING
+        assert "the task has a newer claim" in after.state.message
+        assert len(nexus.runs_to_close()) == 1
+
+        await align(nexus)
+        assert (await client.read_flow_run(run.id)).state_type == StateType.CRASHED
+    assert nexus.runs_to_close() == []
+
+
 async def test_a_run_that_ended_properly_is_left_as_it_is(nexus: TaskNexus) -> None:
     ref = await as_killed()
     async with get_client() as client:

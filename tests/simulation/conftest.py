@@ -14,7 +14,7 @@ from .world import MONITORING, World
 
 LONG = os.environ.get("NEXUS_TEST_SIMULATION") == "long"
 SEEDS = range(20) if LONG else range(1)
-DAYS = 120 if LONG else 20
+DAYS = 365 if LONG else 45
 AGENTS = 400 if LONG else 150
 
 

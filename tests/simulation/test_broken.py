@@ -121,7 +121,7 @@ def test_what_is_broken_on_purpose_is_noticed(
     world = begin(7, 80)
     break_it(monkeypatch, world)
     with pytest.raises(Violation, match=says):
-        judged(world, 20)
+        judged(world, 40)
 
 
 @pytest.mark.parametrize("held_up", [partial(stale_look), forgetful], ids=["a late look", "a forgetful sweep"])
@@ -131,6 +131,6 @@ def test_what_the_database_itself_catches_hurts_nobody(
     """The same mistakes with the guards in place: the UPDATE looks once more, the keys are unique."""
     world = begin(7, 80)
     held_up(monkeypatch) if isinstance(held_up, partial) else held_up(monkeypatch, world)
-    world.live(4, lambda: judges.check(world) if world.ledger.wrongs else None)
+    world.live(8, lambda: judges.check(world) if world.ledger.wrongs else None)
     judges.check(world)
     judges.check_budgets(world)

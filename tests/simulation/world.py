@@ -146,7 +146,7 @@ class World:
         """Let time pass, and everybody do what they do."""
         end = self.clock().timestamp() + days * DAY
         while self.clock().timestamp() < end:
-            self.clock.advance(self.random.expovariate(1 / 3000))
+            self.clock.advance(self.random.expovariate(1 / 6000))
             for _ in range(self.random.randint(0, 2)):
                 self.arrive()
             for agent in self.random.sample(self.agents, k=min(6, len(self.agents))):
