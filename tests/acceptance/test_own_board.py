@@ -64,8 +64,8 @@ def test_a_board_with_everything_that_can_become_of_a_task(place: Place) -> None
     with place.nexus() as nexus:
         assert nexus.get_task_by_id("worked").result["stdout"] == f"worked 1\n{place.directory}\n"
         assert nexus.get_task_by_id("assigned").claimed_by == "Zoe", "whoever the board assigns tasks to works as well"
-        assert [reason.code for reason in nexus.explain("outside")] == ["no_handler"]
-        assert [reason.code for reason in nexus.explain("http")] == ["no_handler"]
+        assert [reason.code for reason in nexus.explain("outside")] == ["no_handler", "sweep"]
+        assert [reason.code for reason in nexus.explain("http")] == ["no_handler", "sweep"]
     explain = place.start("explain", "outside")
     assert explain.ended() == 0
     assert explain.out.startswith("no_handler: no agent here has a handler for 'paint'")
