@@ -113,7 +113,15 @@ class TaskMonitoringConfig(Section):
         return (*self.policies, rest)
 
     @property
-    def digest(self) -> str:
-        """A short hash of what decides about a stall: the same for the same policies."""
-        decisive = self.model_dump(mode="json", include={"policies", "escalation_strategy"})
-        return hashlib.blake2b(canonical_json(decisive).encode(), digest_size=8).hexdigest()
+    def settings_hash(self) -> str:
+        """A short hash of all of it, for the record of a pass."""
+        return _hash(self.model_dump(mode="json"))
+
+    @property
+    def ladders_hash(self) -> str:
+        """A short hash of what decides about the next step of a stall."""
+        return _hash(self.model_dump(mode="json", include={"policies", "escalation_strategy"}))
+
+
+def _hash(value: Any) -> str:
+    return hashlib.blake2b(canonical_json(value).encode(), digest_size=8).hexdigest()

@@ -151,7 +151,7 @@ def hung(tx: Tx, orders: Orders) -> Findings:
 def stalls(tx: Tx, orders: Orders) -> Findings:
     """Open a stall for each waiting period that is too long, and climb the ladders of those that are open."""
     found = _opened(tx, orders)
-    records.reckon_again(tx, orders.config.digest)
+    records.reckon_again(tx, orders.config.ladders_hash)
     found.join(_climbed(tx, orders))
     return found
 
@@ -163,7 +163,7 @@ def _opened(tx: Tx, orders: Orders) -> Findings:
     def act(numbers: Sequence[int]) -> Findings:
         rows = watch.by_number(tx, numbers)
         why = _why(tx, rows, orders.terms, "nothing keeps it from being claimed: nobody came")
-        _open(tx, rows, "waiting", why, present, config.digest, next_step_at=present)
+        _open(tx, rows, "waiting", why, present, config.ladders_hash, next_step_at=present)
         pointed = transitions.watch(tx, numbers, still)
         return Findings(seen={row.task_id for row in pointed}, conflicts=len(numbers) - len(pointed))
 
@@ -264,7 +264,7 @@ def deadlines(tx: Tx, orders: Orders) -> Findings:
         found = Findings()
         rows = watch.by_number(tx, numbers)
         why = _why(tx, rows, orders.terms, "it could be claimed: nobody came")
-        stall_of = _open(tx, rows, "deadline", why, present, orders.config.digest, next_step_at=None)
+        stall_of = _open(tx, rows, "deadline", why, present, orders.config.ladders_hash, next_step_at=None)
         marked = {row.task_id for row in transitions.mark_overdue(tx, numbers)}
         late = [row for row in rows if row.task_id in marked]
         done = escalate(tx, late, stall_of, "deadline", orders.config, orders.default_policy)

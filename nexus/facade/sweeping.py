@@ -73,7 +73,7 @@ class Sweeping(OpenBoard):
             skipped=found.count("skip"),
             more=found.full,
             dry_run=dry_run,
-            settings_hash=config.digest,
+            settings_hash=config.settings_hash,
             items=tuple(found.items),
         )
         if not dry_run:

@@ -351,7 +351,7 @@ class TestReChecks:
 
 class TestTheReport:
     def test_an_empty_board(self, nexus: TaskNexus, clock: Any) -> None:
-        digest = TaskMonitoringConfig().digest
+        digest = TaskMonitoringConfig().settings_hash
         assert nexus.sweep() == SweepReport(started_at=clock(), finished_at=clock(), settings_hash=digest)
 
     def test_a_sweep_at_another_time(self, nexus: TaskNexus, clock: Any) -> None:
