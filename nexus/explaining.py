@@ -14,7 +14,7 @@ from nexus.engine import Tx
 from nexus.errors import TaskNotFound
 from nexus.outlook import no_handler
 from nexus.predicates import EVERY_TYPE
-from nexus.records import Row
+from nexus.rows import Row
 from nexus.schemas import Reason
 from nexus.states import HELD, TERMINAL, TaskStatus
 

@@ -13,7 +13,7 @@ from nexus import intake, queries, records, transitions
 from nexus.boards.records import Board, BoardTask, ImportReport, Reject
 from nexus.engine import Tx
 from nexus.errors import DependencyCycle, InvalidTask
-from nexus.records import Row
+from nexus.rows import Row
 from nexus.settings import NexusSettings
 from nexus.states import HELD, AttemptOutcome, TaskStatus
 

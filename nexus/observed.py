@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from nexus.engine import Tx
 from nexus.monitoring import TaskMonitoringConfig
 from nexus.predicates import is_due, is_offered, is_waiting, threshold_seconds
-from nexus.records import Row
 from nexus.reports import Waits, WhatIf
+from nexus.rows import Row
 from nexus.sql import later, now, seconds_between
 from nexus.states import Verb
 from nexus.tables import history, tasks

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
 
 from nexus.predicates import EVERY_TYPE
-from nexus.records import Row
+from nexus.rows import Row
 from nexus.schemas import Agent
 from nexus.states import HELD, TaskStatus
 

@@ -8,50 +8,12 @@ import sqlalchemy as sa
 
 from nexus.engine import Tx
 from nexus.predicates import Claimant, Clause, is_due, is_held, is_waiting, of_the_agent, of_the_task, status_in
-from nexus.records import Row
-from nexus.schemas import Agent, Attempt, Claim, HistoryEvent, RetryPolicy, Task
+from nexus.rows import Row, to_attempt, to_task
+from nexus.schemas import Agent, Attempt, HistoryEvent, Task
 from nexus.sql import JsonList, among, overlaps
-from nexus.states import TERMINAL, AttemptOutcome, TaskStatus
+from nexus.states import TERMINAL, TaskStatus
 from nexus.tables import agents, attempts, dependencies, history, tasks
 from nexus.values import dump_json
-
-_TASK_FIELDS = tuple(
-    name
-    for name in Task.model_fields
-    if name not in ("status", "tags", "depends_on", "required_capabilities", "retry_policy")
-)
-
-
-def to_task(row: Row) -> Task:
-    """A value from a row that the nexus itself wrote, and therefore does not check again."""
-    fields = row._mapping
-    return Task.model_construct(
-        **{name: fields[name] for name in _TASK_FIELDS},
-        status=TaskStatus(row.status),
-        tags=tuple(row.tags),
-        depends_on=tuple(row.depends_on),
-        required_capabilities=tuple(row.required_capabilities),
-        retry_policy=RetryPolicy.model_construct(
-            **{**row.retry_policy, "non_retryable": tuple(row.retry_policy["non_retryable"])}
-        ),
-    )
-
-
-def to_claim(row: Row) -> Claim:
-    """The claim that a row in claimed or in_progress stands for."""
-    return Claim(
-        task=to_task(row),
-        task_id=row.task_id,
-        agent_id=row.claimed_by,
-        claim_no=row.claim_no,
-        lease_expires_at=row.lease_expires_at,
-    )
-
-
-def to_attempt(row: Row) -> Attempt:
-    """An attempt's value."""
-    fields = {name: row._mapping[name] for name in Attempt.model_fields}
-    return Attempt.model_construct(**{**fields, "outcome": AttemptOutcome(row.outcome)})
 
 
 def task_row(tx: Tx, task_id: str) -> Row | None:
@@ -81,7 +43,8 @@ def lock_targets(tx: Tx, task_ids: Sequence[str]) -> dict[str, str]:
         sa.select(tasks.c.task_id, tasks.c.status)
         .where(among(tasks.c.task_id, "batch"))
         .order_by(tasks.c.seq)
-        .with_for_update(read=True)
+        # Not FOR SHARE: whoever adds the first dependant writes `awaited` next, and two would wait for each other.
+        .with_for_update(key_share=True)
     )
     return {row.task_id: row.status for row in tx.plain(statement, {"batch": dump_json(list(task_ids))})}
 

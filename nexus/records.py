@@ -5,6 +5,7 @@ What moves a task stands in `nexus.transitions`.
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -12,12 +13,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from nexus.engine import Tx
 from nexus.predicates import EVERY_TYPE
-from nexus.sql import Moment, among, among_numbers, later, now
+from nexus.rows import Row
+from nexus.schemas import Claim
+from nexus.sql import Moment, among, among_numbers, later, now, seconds_between
 from nexus.states import AttemptOutcome, TaskStatus, Verb
 from nexus.tables import agents, attempts, dependencies, history, pauses, stall_steps, stalls, sweeps, tasks
 from nexus.values import dump_json
-
-Row = sa.Row[Any]
 
 
 def _insert_new(tx: Tx, table: sa.Table) -> Any:
@@ -35,10 +36,12 @@ def add_tasks(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def add_dependencies(tx: Tx, edges: Iterable[tuple[str, str]]) -> None:
-    """Insert edges (task, what it waits for)."""
+    """Insert edges (task, what it waits for), and note on the targets that somebody waits for them."""
     rows = [{"task_id": task_id, "depends_on": target} for task_id, target in edges]
     if rows:
         tx.plain(_insert_new(tx, dependencies), rows)
+        awaited = sa.update(tasks).where(among(tasks.c.task_id, "batch"), ~tasks.c.awaited).values(awaited=sa.true())
+        tx.plain(awaited, {"batch": dump_json(sorted({row["depends_on"] for row in rows}))})
 
 
 def redefine_task(tx: Tx, task_id: str, values: Mapping[str, Any]) -> None:
@@ -66,34 +69,47 @@ def count_dependencies(tx: Tx, task_ids: Sequence[str]) -> None:
     tx.plain(statement, {"batch": dump_json(list(task_ids))})
 
 
+def told_of(
+    moved: sa.FromClause, verb: Verb | str, actor: sa.ColumnElement[Any], reason: sa.ColumnElement[Any]
+) -> sa.Select[Any]:
+    """The history of a move, read from its tasks as it left them; the columns are `TOLD`."""
+    left_the_offer = sa.and_(
+        moved.c.previous_status == sa.literal_column(f"'{TaskStatus.PENDING}'"),
+        moved.c.status != sa.literal_column(f"'{TaskStatus.PENDING}'"),
+        moved.c.unmet_dependencies == sa.literal_column("0"),
+        moved.c.updated_at >= moved.c.available_at,
+    )
+    waited = sa.case((left_the_offer, seconds_between(moved.c.available_at, moved.c.updated_at)), else_=sa.null())
+    return sa.select(
+        moved.c.task_id,
+        moved.c.updated_at,
+        sa.literal_column(f"'{verb}'", sa.Text()),
+        moved.c.previous_status,
+        moved.c.status,
+        actor,
+        moved.c.claim_no,
+        reason,
+        waited,
+    )
+
+
+TOLD: Final = ("task_id", "at", "verb", "from_status", "to_status", "actor", "claim_no", "reason", "waited_seconds")
+
+
+@cache
+def _history(verb: Verb | str) -> sa.Insert:
+    listed = sa.select(tasks).where(among_numbers(tasks.c.seq, "moved")).order_by(tasks.c.seq).subquery()
+    words = (sa.bindparam(name, type_=sa.Text()) for name in ("p_actor", "p_why"))
+    return sa.insert(history).from_select(TOLD, told_of(listed, verb, *words))
+
+
 def write_history(
     tx: Tx, verb: Verb | str, rows: Iterable[Row], *, actor: str | None, reason: str | None = None
 ) -> None:
-    """One row a moved task, from what the move's RETURNING said."""
-    events = [
-        {
-            "task_id": row.task_id,
-            "at": row.updated_at,
-            "verb": str(verb),
-            "from_status": row.previous_status,
-            "to_status": row.status,
-            "actor": actor,
-            "claim_no": row.claim_no,
-            "reason": reason,
-            "waited_seconds": waited(row),
-        }
-        for row in rows
-    ]
-    if events:
-        tx.plain(sa.insert(history), events)
-
-
-def waited(row: Row) -> float | None:
-    """How long a task that a move took from the offer had been claimable; None where it was not."""
-    if row.previous_status != TaskStatus.PENDING or row.status == TaskStatus.PENDING or row.unmet_dependencies:
-        return None
-    seconds: float = (row.updated_at - row.available_at).total_seconds()
-    return seconds if seconds >= 0 else None
+    """One row a moved task (by `seq`), read from what the move left there: in the move's own transaction, at once."""
+    moved = [row.seq for row in rows]
+    if moved:
+        tx.plain(_history(verb), {"moved": dump_json(moved), "p_actor": actor, "p_why": reason})
 
 
 def write_events(tx: Tx, events: Sequence[Mapping[str, Any]]) -> None:
@@ -106,25 +122,6 @@ def add_attempts(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert attempt rows as they are; the open one is unique per task, by index."""
     if rows:
         tx.plain(sa.insert(attempts), list(rows))
-
-
-def open_attempt(tx: Tx, task: Row, agent_id: str, run_ref: Any) -> Row:
-    """The attempt that a start begins."""
-    statement = (
-        sa.insert(attempts)
-        .values(
-            task_id=task.task_id,
-            number=task.attempt_count,
-            claim_no=task.claim_no,
-            agent_id=agent_id,
-            outcome=AttemptOutcome.RUNNING.value,
-            started_at=task.updated_at,
-            heartbeat_at=task.updated_at,
-            run_ref=run_ref,
-        )
-        .returning(*attempts.c)
-    )
-    return tx.plain(statement).one()
 
 
 def close_attempts(
@@ -154,17 +151,19 @@ def beat(tx: Tx, task_id: str, claim_no: int, note: str | None) -> None:
     tx.run(statement.values(**values))
 
 
-def keep_late_result(tx: Tx, task_id: str, claim_no: int, result: Any) -> None:
-    """A result that came after its claim was lost, on the attempt that made it."""
-    tx.plain(
+def keep_late_results(tx: Tx, results: Sequence[tuple[Claim, Any]]) -> None:
+    """Results that came after their claims were lost, on the attempts that made them."""
+    statement = (
         sa.update(attempts)
         .where(
-            attempts.c.task_id == task_id,
-            attempts.c.claim_no == claim_no,
+            attempts.c.task_id == sa.bindparam("p_task_id"),
+            attempts.c.claim_no == sa.bindparam("p_claim_no"),
             attempts.c.outcome.not_in([AttemptOutcome.RUNNING.value, AttemptOutcome.COMPLETED.value]),
         )
-        .values(late_result=result)
+        .values(late_result=sa.bindparam("p_result", type_=attempts.c.late_result.type))
     )
+    rows = [{"p_task_id": held.task_id, "p_claim_no": held.claim_no, "p_result": late} for held, late in results]
+    tx.plain(statement, rows)
 
 
 def add_agent(tx: Tx, agent_id: str) -> None:
@@ -179,8 +178,9 @@ def set_agent(tx: Tx, agent_id: str, values: Mapping[str, Any]) -> None:
     """Register an agent, or change what is known of it."""
     build = sqlite.insert if tx.connection.dialect.name == "sqlite" else postgresql.insert
     statement = build(agents).values(agent_id=agent_id, registered_at=now(), **{"capabilities": [], **values})
+    changed = {**values, "revision": agents.c.revision + 1}
     tx.run(
-        statement.on_conflict_do_update(index_elements=["agent_id"], set_=dict(values))
+        statement.on_conflict_do_update(index_elements=["agent_id"], set_=changed)
         if values
         else statement.on_conflict_do_nothing()
     )

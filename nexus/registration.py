@@ -8,7 +8,7 @@ from nexus import queries, records
 from nexus.arguments import names
 from nexus.engine import Tx
 from nexus.errors import AgentNotConfirmed
-from nexus.records import Row
+from nexus.rows import Row
 from nexus.schemas import Agent
 
 logger = logging.getLogger("nexus.agents")

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from nexus.engine import Tx
-from nexus.queries import to_attempt
 from nexus.reports import Notice
+from nexus.rows import to_attempt
 from nexus.schemas import Attempt
 from nexus.sql import among
 from nexus.states import AttemptOutcome

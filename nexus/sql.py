@@ -14,7 +14,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -38,14 +38,14 @@ class Moment(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError(f"naive datetime {value!r}: every time in the nexus has a zone")
-        return value if dialect.name == "postgresql" else (value - _EPOCH) // _MICROSECOND
+        return value if dialect.name == "postgresql" else (value - EPOCH) // _MICROSECOND
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
         if dialect.name == "postgresql":
             return value.astimezone(UTC)  # type: ignore[no-any-return]
-        return _EPOCH + timedelta(microseconds=value)
+        return EPOCH + timedelta(microseconds=value)
 
 
 class now(FunctionElement[datetime]):  # noqa: N801 - it reads as a function of SQL
@@ -106,7 +106,7 @@ def _seconds_between_postgresql(element: seconds_between, compiler: SQLCompiler,
     return f"CAST(EXTRACT(EPOCH FROM ({moment} - {earlier})) AS double precision)"
 
 
-class _Question(FunctionElement[bool]):
+class Question(FunctionElement[bool]):
     """A yes or no that each database answers as it stands.
 
     SQLAlchemy would write `= 1` behind it for SQLite, which has no booleans of its own, and so hide from its
@@ -120,7 +120,7 @@ class _Question(FunctionElement[bool]):
         return self
 
 
-class covers(_Question):  # noqa: N801
+class covers(Question):  # noqa: N801
     """`covers(given, wanted)`: the JSON list `given` holds every member of the JSON list `wanted`."""
 
     inherit_cache = True
@@ -143,7 +143,7 @@ def _covers_postgresql(element: covers, compiler: SQLCompiler, **kw: Any) -> str
     return f"({wanted} <@ CAST({given} AS jsonb))"
 
 
-class overlaps(_Question):  # noqa: N801
+class overlaps(Question):  # noqa: N801
     """`overlaps(some, others)`: the two JSON lists of texts share a member."""
 
     inherit_cache = True
@@ -175,7 +175,7 @@ def among_numbers(column: sa.ColumnElement[Any], parameter: str) -> sa.ColumnEle
     return _AmongNumbers(column, sa.bindparam(parameter, type_=sa.Text()))
 
 
-class _Among(_Question):
+class _Among(Question):
     inherit_cache = True
 
 
@@ -191,7 +191,7 @@ def _among_postgresql(element: _Among, compiler: SQLCompiler, **kw: Any) -> str:
     return f"{column} = ANY(ARRAY(SELECT jsonb_array_elements_text(CAST({batch} AS jsonb))))"
 
 
-class _AmongNumbers(_Question):
+class _AmongNumbers(Question):
     inherit_cache = True
 
 

@@ -9,8 +9,8 @@ from nexus import intake, queries, records, transitions, watch
 from nexus.engine import Tx
 from nexus.ladder import Candidate, Wanted, spread
 from nexus.monitoring import TaskMonitoringConfig
-from nexus.records import Row
 from nexus.registration import is_live
+from nexus.rows import Row
 from nexus.schemas import NewTask, RetryPolicy
 from nexus.states import TaskStatus
 from nexus.values import new_id

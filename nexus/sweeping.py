@@ -16,14 +16,14 @@ from typing import Any
 
 from sqlalchemy import exc
 
-from nexus import queries, records, transitions, watch
+from nexus import records, transitions, watch
 from nexus.engine import Tx
 from nexus.explaining import Terms, reasons
 from nexus.ladder import due
 from nexus.monitoring import ACTIONS, DEFAULT_POLICY, TaskMonitoringConfig
-from nexus.records import Row
 from nexus.reports import SweepItem
 from nexus.retry import decide
+from nexus.rows import Row, to_claim, to_task
 from nexus.schemas import Failure, RetryPolicy
 from nexus.states import TaskStatus
 from nexus.stepping import Done, Stepping, escalate
@@ -136,8 +136,8 @@ def hung(tx: Tx, orders: Orders) -> Findings:
                 error_type="TimeoutError",
                 timed_out=True,
             )
-            decision = decide(queries.to_task(row).retry_policy, row.failure_count + 1, failure, row.task_id)
-            claim = queries.to_claim(row)
+            decision = decide(to_task(row).retry_policy, row.failure_count + 1, failure, row.task_id)
+            claim = to_claim(row)
             after = transitions.fail(tx, claim, decision, str(failure), timed_out=True, actor="sweep")
             found.failed += after.status == TaskStatus.FAILED
             follows = "dead letter" if after.status == TaskStatus.FAILED else "tried again"

@@ -92,6 +92,8 @@ class TaskRow(Base):
     """Of the board record that it came from: the same record again changes nothing."""
     on_dependency_failure: Mapped[str] = mapped_column(sa.Text, server_default="wait")
     """What becomes of it when something in `depends_on` ends failed or cancelled: wait, cancel, run."""
+    awaited: Mapped[bool] = mapped_column(sa.Boolean, server_default=sa.false())
+    """Some task waits for it, or did: whoever completes another need not look."""
     stall_id: Mapped[int | None] = mapped_column(sa.BigInteger)
     """The open stall of its present waiting period. Every move but the sweep's own `stall` clears it."""
     previous_stall_id: Mapped[int | None] = mapped_column(sa.BigInteger)
@@ -219,6 +221,8 @@ class AgentRow(Base):
     agent_id: Mapped[str] = mapped_column(sa.Text, primary_key=True)
     capabilities = mapped_column(JsonList, nullable=False)
     max_concurrency: Mapped[int | None] = mapped_column(sa.Integer)
+    revision: Mapped[int] = mapped_column(sa.Integer, server_default="0")
+    """Grows with every change of what it can do: a claim in its name names the one that it knows."""
     task_types = mapped_column(JsonList, nullable=True)
     registered_at = mapped_column(Moment, nullable=False)
     last_seen_at = mapped_column(Moment, nullable=True)

@@ -22,8 +22,8 @@ from nexus.predicates import (
     threshold_seconds,
     waits_longer_than,
 )
-from nexus.records import Row
 from nexus.reports import Pause, Stall, StallStep, Sweep
+from nexus.rows import Row
 from nexus.sql import among, among_numbers, later, now
 from nexus.states import AttemptOutcome, TaskStatus
 from nexus.tables import attempts, pauses, stall_steps, stalls, sweeps, tasks

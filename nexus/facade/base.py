@@ -1,18 +1,20 @@
 """The open board: its settings and its database, and what the verbs of the facade share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from nexus import queries, schema
+from nexus import intake, queries, schema, transitions
 from nexus.clock import Clock
 from nexus.engine import Database, Tx
-from nexus.errors import TaskNotFound
+from nexus.errors import InvalidTask, NexusError, TaskNotFound
 from nexus.explaining import Terms
 from nexus.monitoring import TaskMonitoringConfig
-from nexus.records import Row
-from nexus.schemas import Task
+from nexus.rows import Row, to_task
+from nexus.schemas import Claim, Task
 from nexus.settings import NexusSettings
+from nexus.states import Verb
+from nexus.values import check_json
 
 T = TypeVar("T")
 
@@ -27,6 +29,8 @@ class OpenBoard:
         self._database = Database(
             self.settings.location(url), clock=clock, synchronous=self.settings.sqlite_synchronous
         )
+        self._known: dict[str, tuple[Row, float]] = {}
+        """The agents that claimed here, and when their rows were read."""
         schema.ensure(self._database, may_upgrade=self._database.is_sqlite or self.settings.auto_upgrade)
 
     def __enter__(self) -> Self:
@@ -52,8 +56,28 @@ class OpenBoard:
         monitoring = config or self.settings.monitoring
         return Terms(self.settings.registration, monitoring.agent_timeout_seconds)
 
+    def _check(self, what: str, value: Any) -> None:
+        """`InvalidTask` where a value is no JSON, or too large."""
+        if value is None:
+            return
+        try:
+            check_json(value)
+        except ValueError as error:
+            raise InvalidTask(f"{what} {error}") from None
+        intake.check_size(what, value, self.settings.max_payload_bytes)
+
+    def _each(self, verb: Verb, claims: Sequence[Claim], found: Callable[[Claim], T | None]) -> list[T | NexusError]:
+        """What became of each claim that was shown to `verb`: what is `found` for it, or why there is nothing."""
+        ends: list[T | NexusError | None] = [found(claim) for claim in claims]
+        refused = [place for place, end in enumerate(ends) if end is None]
+        if refused:
+            why = self._database.read(lambda tx: [transitions.refusal(tx, verb, claims[place]) for place in refused])
+            for place, error in zip(refused, why, strict=True):
+                ends[place] = error
+        return [end for end in ends if end is not None]
+
     def _decide(self, move: Callable[[Tx], Row]) -> Task:
-        return self._database.write(lambda tx: queries.to_task(move(tx)))
+        return self._database.write(lambda tx: to_task(move(tx)))
 
     def _of_task(self, task_id: str, look: Callable[[Tx, str], T]) -> T:
         def work(tx: Tx) -> T:
@@ -66,4 +90,4 @@ class OpenBoard:
         row = queries.task_row(tx, task_id)
         if row is None:
             raise TaskNotFound(task_id)
-        return queries.to_task(row)
+        return to_task(row)

@@ -1,87 +1,21 @@
-"""The life of a claim: take, start, renew, and end it."""
+"""The life of a claim: renew it, and end it."""
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
-from nexus import explaining, intake, queries, records, registration, transitions, watch
-from nexus.arguments import a_count, a_lease, a_name, a_text, json_list
+from nexus import queries, records, transitions
+from nexus.arguments import a_lease, a_text
 from nexus.engine import Tx
-from nexus.errors import ClaimLost, IllegalTransition, InvalidTask, NotClaimable, TaskNotFound
-from nexus.facade.sweeping import Sweeping
+from nexus.errors import ClaimLost, IllegalTransition, InvalidTask, NexusError, TaskNotFound
+from nexus.facade.taking import Taking
 from nexus.retry import decide
-from nexus.schemas import Attempt, Claim, Failure, Heartbeat, Task
+from nexus.rows import Row, task_of, to_claim, to_task
+from nexus.schemas import Claim, Failure, Heartbeat, Task
 from nexus.states import HELD, TaskStatus, Verb, verbs_from
-from nexus.values import check_json
-
-RESCUED: Final = 100
-"""Tasks that a claim which finds nothing looks after itself, where nobody else does."""
 
 
-class Claiming(Sweeping):
+class Claiming(Taking):
     """The verbs of whoever works."""
-
-    def claim(
-        self,
-        agent_id: str,
-        limit: int = 1,
-        *,
-        task_types: Iterable[str] | None = None,
-        tags: Iterable[str] | None = None,
-        episode_id: str | None = None,
-        lease_seconds: float | None = None,
-    ) -> list[Claim]:
-        """Take up to `limit` tasks, the most urgent first, then those that wait longest.
-
-        The claims hold for `lease_seconds` (default: the setting) and are renewed by `heartbeat`; then the
-        sweep gives the tasks to others. Where nothing is found and nobody has swept for two intervals, a small sweep
-        is made first. Filters: any of `task_types`, any of `tags`, one episode.
-
-        Raises `AgentNotConfirmed` (registration is closed and the agent is not registered; nothing changes).
-        """
-        wishes = {
-            "task_types": None if task_types is None else json_list(task_types),
-            "tags": None if tags is None else json_list(tags),
-            "type_or_tag": None,
-            "episode_id": episode_id,
-            "task_id": None,
-        }
-        return self._claim(agent_id, limit, lease_seconds, wishes)
-
-    def get_next_task(self, agent_id: str, type_filter: str | None = None) -> Claim | None:
-        """Claim the next task, of a task type or with a tag named `type_filter`; None where there is nothing."""
-        wishes = dict.fromkeys(("task_types", "tags", "type_or_tag", "episode_id", "task_id"))
-        if type_filter is not None:
-            wishes["type_or_tag"] = json_list([type_filter])
-        return next(iter(self._claim(agent_id, 1, None, wishes)), None)
-
-    def claim_task(self, task_id: str, agent_id: str, *, lease_seconds: float | None = None) -> Claim:
-        """Claim this one task. Raises `TaskNotFound`, `IllegalTransition` (not pending, says who has it),
-        `NotClaimable` (pending, but not for this agent or not now; carries the reasons)."""
-        wishes: dict[str, Any] = dict.fromkeys(("task_types", "tags", "type_or_tag", "episode_id"))
-        claims = self._claim(agent_id, 1, lease_seconds, wishes | {"task_id": task_id})
-        if claims:
-            return claims[0]
-
-        def why(tx: Tx) -> Exception:
-            row = queries.task_row(tx, task_id)
-            if row is None:
-                return TaskNotFound(task_id)
-            found = explaining.reasons(tx, task_id, self._terms(), agent_id=agent_id)
-            reasons = [reason.message for reason in found]
-            if row.status != TaskStatus.PENDING:
-                return IllegalTransition(task_id, Verb.CLAIM, row.status, why="; ".join(reasons))
-            return NotClaimable(task_id, agent_id, reasons, row.available_at)
-
-        raise self._database.read(why)
-
-    def start(self, claim: Claim, run_ref: Any = None) -> Attempt:
-        """Begin to work: opens attempt n+1 and renews the lease. `run_ref` (JSON) says which run it is.
-
-        Raises `ClaimLost`, `IllegalTransition`, `InvalidTask` (`run_ref` is no JSON, or too large).
-        """
-        self._check(f"run_ref of task {claim.task_id!r}", run_ref)
-        _, attempt = self._database.write(lambda tx: transitions.start(tx, claim, run_ref))
-        return queries.to_attempt(attempt)
 
     def heartbeat(self, claim: Claim, note: str | None = None, *, lease_seconds: float | None = None) -> Heartbeat:
         """Renew the lease, and say how far the work is. `cancel_requested`: stop, the task was cancelled.
@@ -111,12 +45,49 @@ class Claiming(Sweeping):
         Raises `ClaimLost` (the result is kept on the attempt as `late_result`), `IllegalTransition`,
         `InvalidTask` (the result is no JSON, or too large; the claim holds on).
         """
-        self._check(f"the result of task {claim.task_id!r}", result)
-        try:
-            return self._database.write(lambda tx: queries.to_task(transitions.complete(tx, claim, result)))
-        except ClaimLost:
-            self._database.write(lambda tx: records.keep_late_result(tx, claim.task_id, claim.claim_no, result))
-            raise
+        (row,) = self._complete([(claim, result)], whole=True)
+        if isinstance(row, NexusError):
+            raise row
+        return task_of(row[3:])
+
+    def complete_many(self, results: Iterable[tuple[Claim, Any]]) -> list[TaskStatus | NexusError]:
+        """Done, many at once: pairs of a claim and its result (JSON).
+
+        For each, in order, where its task stands now (`completed`, or `in_review` where asked for), or the error that
+        `complete` would have raised for it: one that is refused keeps no other from being completed. Half a million
+        results in one call are one transaction; a few hundred at a time are as fast.
+        """
+        rows = self._complete(list(results), whole=False)
+        return [row if isinstance(row, NexusError) else TaskStatus(row.status) for row in rows]
+
+    def _complete(self, results: list[tuple[Claim, Any]], *, whole: bool) -> list[Row | NexusError]:
+        faults: dict[int, NexusError] = {}
+        sound: dict[str, tuple[Claim, Any]] = {}
+        for place, (claim, result) in enumerate(results):
+            try:
+                self._check(f"the result of task {claim.task_id!r}", result)
+            except InvalidTask as fault:
+                faults[place] = fault
+            else:
+                sound.setdefault(claim.task_id, (claim, result))
+        rows: dict[str, Row] = {}
+        if sound and not self._database.is_sqlite:
+            asked = list(sound.values())
+            rows = self._database.write_at_once(lambda tx: transitions.complete(tx, asked, whole=whole, alone=True))
+        if left := [pair for task_id, pair in sound.items() if task_id not in rows]:
+            rows |= self._database.write(lambda tx: transitions.complete(tx, left, whole=whole))
+
+        def found(claim: Claim) -> Row | None:
+            return rows.pop(claim.task_id, None) if sound[claim.task_id][0] is claim else None
+
+        told = iter(
+            self._each(Verb.COMPLETE, [pair[0] for place, pair in enumerate(results) if place not in faults], found)
+        )
+        ended = [faults[place] if place in faults else next(told) for place in range(len(results))]
+        late = [pair for pair, end in zip(results, ended, strict=True) if isinstance(end, ClaimLost)]
+        if late:
+            self._database.write(lambda tx: records.keep_late_results(tx, late))
+        return ended
 
     def fail(self, claim: Claim, error: str | BaseException | Failure) -> Task:
         """The attempt failed: the retry policy offers the task again later, or makes it a dead letter.
@@ -129,15 +100,15 @@ class Claiming(Sweeping):
             row = queries.task_row(tx, claim.task_id)
             if row is None:
                 raise TaskNotFound(claim.task_id)
-            policy = queries.to_task(row).retry_policy
+            policy = to_task(row).retry_policy
             decision = decide(policy, row.failure_count + 1, failure, claim.task_id)
-            return queries.to_task(transitions.fail(tx, claim, decision, str(failure), timed_out=failure.timed_out))
+            return to_task(transitions.fail(tx, claim, decision, str(failure), timed_out=failure.timed_out))
 
         return self._database.write(work)
 
     def release(self, claim: Claim, reason: str | None = None) -> Task:
         """Hand it back: offered again at once, no failure counted. Raises `ClaimLost`, `IllegalTransition`."""
-        return self._database.write(lambda tx: queries.to_task(transitions.release(tx, claim, a_text(reason))))
+        return self._database.write(lambda tx: to_task(transitions.release(tx, claim, a_text(reason))))
 
     def current_claim(self, task_id: str, agent_id: str | None = None) -> Claim:
         """The live claim on a task, for whoever kept only its id; of `agent_id` where given.
@@ -181,42 +152,6 @@ class Claiming(Sweeping):
 
     # -- inside -----------------------------------------------------------------------------------------------
 
-    def _check(self, what: str, value: Any) -> None:
-        try:
-            check_json(value)
-        except ValueError as error:
-            raise InvalidTask(f"{what} {error}") from None
-        intake.check_size(what, value, self.settings.max_payload_bytes)
-
-    def _claim(self, agent_id: str, limit: int, lease_seconds: float | None, wishes: dict[str, Any]) -> list[Claim]:
-        name = a_name(agent_id, "agent_id")
-        a_count(limit, "limit")
-        a_lease(lease_seconds)
-
-        def work(tx: Tx) -> list[Claim]:
-            agent = registration.confirmed(tx, name, self.settings.registration)
-            slots = registration.free_slots(tx, agent, limit)
-            records.seen(tx, name)
-            lease = lease_seconds or self.settings.lease_seconds
-            rows = transitions.claim(tx, agent, slots, lease, wishes) if slots else []
-            sweep_is_due[0] = not rows and wishes["task_id"] is None and self._nobody_sweeps(tx)
-            return [queries.to_claim(row) for row in rows]
-
-        sweep_is_due = [False]
-        claims = self._database.write(work)
-        if not sweep_is_due[0]:
-            return claims
-        few = min(RESCUED, self.settings.monitoring.max_per_sweep)
-        self.sweep(self.settings.monitoring.model_copy(update={"max_per_sweep": few}), source="claim")
-        return self._database.write(work)
-
-    def _nobody_sweeps(self, tx: Tx) -> bool:
-        """The last pass (where there was none: the first task) is older than two intervals: the scheduler is dead."""
-        last = watch.last_seen_at_work(tx)
-        if last is None:
-            return False
-        return (tx.present() - last).total_seconds() > 2 * self.settings.monitoring.check_interval_seconds
-
     def _held(self, tx: Tx, task_id: str, verb: Verb, agent_id: str | None = None) -> Claim:
         row = queries.task_row(tx, task_id)
         if row is None:
@@ -225,4 +160,4 @@ class Claiming(Sweeping):
             raise IllegalTransition(task_id, verb, row.status, allowed=verbs_from(TaskStatus(row.status)))
         if agent_id not in (None, row.claimed_by):
             raise ClaimLost(task_id, row.claim_no, now_held=f"{row.claimed_by} holds it, not {agent_id}")
-        return queries.to_claim(row)
+        return to_claim(row)

@@ -8,6 +8,7 @@ from nexus import explaining, outlook, queries, watch
 from nexus.arguments import a_count, statuses
 from nexus.engine import Tx
 from nexus.facade.base import OpenBoard
+from nexus.rows import to_task
 from nexus.schemas import Attempt, HistoryEvent, Reason, Task
 from nexus.states import TaskStatus
 
@@ -18,7 +19,7 @@ class Looking(OpenBoard):
     def get_task_by_id(self, task_id: str) -> Task | None:
         """The task as it stands, or None."""
         row = self._database.read(lambda tx: queries.task_row(tx, task_id))
-        return None if row is None else queries.to_task(row)
+        return None if row is None else to_task(row)
 
     def get_all_tasks(
         self,

@@ -8,6 +8,7 @@ from nexus.engine import Tx
 from nexus.errors import ClaimLost, IllegalTransition, TaskNotFound
 from nexus.facade.base import OpenBoard
 from nexus.reports import Notice
+from nexus.rows import to_claim, to_task
 from nexus.schemas import Attempt, Task
 
 
@@ -48,11 +49,11 @@ class Runs(OpenBoard):
         def work(tx: Tx) -> Task | None:
             if crashed:
                 row = transitions.lose(tx, attempt.task_id, attempt.claim_no, why)
-                return None if row is None else queries.to_task(row)
+                return None if row is None else to_task(row)
             found = queries.task_row(tx, attempt.task_id)
             if found is None or found.claim_no != attempt.claim_no or found.lease_expires_at is None:
                 return None
-            return queries.to_task(transitions.release(tx, queries.to_claim(found), why))
+            return to_task(transitions.release(tx, to_claim(found), why))
 
         try:
             return self._database.write(work)

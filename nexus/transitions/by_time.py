@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from nexus import records
 from nexus.engine import Tx
 from nexus.predicates import Clause, is_expired, is_held, is_watched, status_in
-from nexus.records import Row
+from nexus.rows import Row
 from nexus.sql import among, among_numbers, now
 from nexus.states import AttemptOutcome, TaskStatus, Verb
 from nexus.tables import stalls, tasks
@@ -66,6 +66,7 @@ def _taken_back(whose: Clause, error: sa.ColumnElement[str]) -> sa.Update:
             loss_count=tasks.c.loss_count + lost,
             error=sa.case((begun, error), else_=tasks.c.error),
         )
+        .returning(*tasks.c)
     )
 
 
@@ -114,7 +115,8 @@ def stall(tx: Tx, stall_ids: Sequence[int], reason: str) -> list[Row]:
     """Take the tasks of these stalls off the offer. The stall goes on: nobody has moved the task but the sweep."""
     values = {**ended(TaskStatus.STALLED), "reason": reason, "stall_id": tasks.c.stall_id}
     rows = tx.run(
-        guarded(Verb.STALL).where(is_watched("waiting")).values(values), stalls=dump_json(list(stall_ids))
+        guarded(Verb.STALL).where(is_watched("waiting")).values(values).returning(*tasks.c),
+        stalls=dump_json(list(stall_ids)),
     ).all()
     leave_traces(tx, Verb.STALL, rows, actor=SWEEP, reason=reason)
     return list(rows)
@@ -124,7 +126,8 @@ def abandon(tx: Tx, stall_ids: Sequence[int], reason: str) -> list[Row]:
     """Make dead letters of the tasks of these stalls: nobody came."""
     values = {**ended(TaskStatus.FAILED), "error": f"Abandoned: {reason}"}
     rows = tx.run(
-        guarded(Verb.ABANDON).where(is_watched("waiting")).values(values), stalls=dump_json(list(stall_ids))
+        guarded(Verb.ABANDON).where(is_watched("waiting")).values(values).returning(*tasks.c),
+        stalls=dump_json(list(stall_ids)),
     ).all()
     leave_traces(tx, Verb.ABANDON, rows, actor=SWEEP, reason=reason)
     return list(rows)

@@ -9,7 +9,7 @@ from nexus import records
 from nexus.engine import Tx
 from nexus.errors import ClaimLost, IllegalTransition, NexusError, TaskNotFound
 from nexus.predicates import is_held, status_in
-from nexus.records import Row
+from nexus.rows import Row
 from nexus.schemas import Claim
 from nexus.sql import among, among_numbers, now
 from nexus.states import HELD, TERMINAL, TRANSITIONS, AttemptOutcome, TaskStatus, Verb, verbs_from
@@ -41,19 +41,24 @@ def guarded(verb: Verb) -> sa.Update:
         .values(
             previous_status=tasks.c.status, previous_stall_id=tasks.c.stall_id, stall_id=sa.null(), updated_at=now()
         )
-        .returning(*tasks.c)
     )
 
 
 def one(verb: Verb) -> sa.Update:
     """The guarded UPDATE of the task bound to `p_task_id`."""
-    return guarded(verb).where(tasks.c.task_id == sa.bindparam("p_task_id"))
+    return guarded(verb).where(tasks.c.task_id == sa.bindparam("p_task_id")).returning(*tasks.c)
 
 
 def fenced(verb: Verb) -> sa.Update:
     """The same for the holder of the claim whose number is bound to `p_claim_no`."""
     assert TRANSITIONS[verb].fenced
     return one(verb).where(tasks.c.claim_no == sa.bindparam("p_claim_no"))
+
+
+def fenced_many(verb: Verb, shown: sa.FromClause) -> sa.Update:
+    """The guarded UPDATE of the tasks whose current claims are `shown`."""
+    assert TRANSITIONS[verb].fenced
+    return guarded(verb).where(tasks.c.task_id == shown.c.task_id, tasks.c.claim_no == shown.c.claim_no)
 
 
 def moved(tx: Tx, verb: Verb, statement: sa.Update, who: Claim | str, **parameters: Any) -> Row:
@@ -107,13 +112,24 @@ def leave_traces(tx: Tx, verb: Verb, rows: Sequence[Row], *, actor: str | None, 
 
 def _traces(tx: Tx, verb: Verb, rows: Sequence[Row], actor: str | None, reason: str | None) -> list[str]:
     records.write_history(tx, verb, rows, actor=actor, reason=reason)
-    over = [row.previous_stall_id for row in rows if row.previous_stall_id is not None and row.stall_id is None]
-    over += [row.overdue_id for row in rows if row.overdue_id is not None and row.status in TERMINAL]
+    over = [row.previous_stall_id for row in rows if row.stall_id is None]
+    over += [row.overdue_id for row in rows if row.status in TERMINAL]
     gone = [row.task_id for row in rows if row.status in (TaskStatus.FAILED, TaskStatus.CANCELLED)]
-    if over:
-        records.close_stalls(tx, over, verb)
-        gone += withdraw(tx, over, actor, f"moved on ({verb})")
-    return gone
+    return gone + _close(tx, verb, over, actor)
+
+
+def _close(tx: Tx, verb: Verb, stall_ids: Iterable[int | None], actor: str | None) -> list[str]:
+    over = [stall_id for stall_id in stall_ids if stall_id is not None]
+    if not over:
+        return []
+    records.close_stalls(tx, over, verb)
+    return withdraw(tx, over, actor, f"moved on ({verb})")
+
+
+def close_over(tx: Tx, verb: Verb, stall_ids: Iterable[int | None], actor: str | None) -> None:
+    """These stalls (None: there was none) ended with the move of their tasks."""
+    if gone := _close(tx, verb, stall_ids, actor):
+        settle_dependants(tx, gone)
 
 
 def withdraw(tx: Tx, stall_ids: Sequence[int], mover: str | None, why: str) -> list[str]:
@@ -127,7 +143,7 @@ def withdraw(tx: Tx, stall_ids: Sequence[int], mover: str | None, why: str) -> l
     reason = sa.func.coalesce(tasks.c.related_task_id, "its task") + sa.literal(f" {why}")
     values = {**ended(TaskStatus.CANCELLED), "reason": reason}
     parameters = {"stalls": dump_json(list(stall_ids))} | ({"p_mover": mover} if mover is not None else {})
-    rows = tx.run(statement.values(values), **parameters).all()
+    rows = tx.run(statement.values(values).returning(*tasks.c), **parameters).all()
     if not rows:
         return []
     held = [row.task_id for row in rows if row.previous_status == TaskStatus.IN_PROGRESS]
@@ -203,6 +219,7 @@ def _cancel_dependants(tx: Tx, batch: str) -> list[str]:
                 "reason": sa.literal("it depended on ") + target + ", which ended without success",
             }
         )
+        .returning(*tasks.c)
     )
     rows = tx.run(statement, batch=batch).all()
     return _traces(tx, Verb.CANCEL, rows, "nexus", "a task that it depended on ended without success")

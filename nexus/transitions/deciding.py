@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from nexus import records
 from nexus.engine import Tx
 from nexus.errors import IllegalTransition
-from nexus.records import Row
+from nexus.rows import Row
 from nexus.sql import now
 from nexus.states import AttemptOutcome, TaskStatus, Verb
 from nexus.tables import tasks
@@ -17,7 +17,8 @@ from nexus.transitions.core import WAITING, ended, free_dependants, leave_traces
 def approve(tx: Tx, task_id: str, reviewer: str, note: str | None) -> Row:
     """The reviewer agrees: completed, dependants are freed."""
     row = _reviewed(tx, Verb.APPROVE, task_id, reviewer, {**ended(TaskStatus.COMPLETED), "reason": note}, note)
-    free_dependants(tx, [task_id])
+    if row.awaited:
+        free_dependants(tx, [task_id])
     return row
 
 

@@ -1,94 +1,33 @@
-"""The life of a claim: taken, begun, renewed, ended by its holder."""
+"""The life of a claim after it began: renewed, and ended by its holder."""
 
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import sqlalchemy as sa
 
 from nexus import records
 from nexus.engine import Tx
-from nexus.predicates import Claimant, is_claimable_by, status_in, wanted
-from nexus.records import Row
+from nexus.predicates import status_in
 from nexus.retry import RetryDecision
+from nexus.rows import Row, fields_of
 from nexus.schemas import Claim
 from nexus.sql import later, now
 from nexus.states import HELD, AttemptOutcome, TaskStatus, Verb
-from nexus.tables import tasks
-from nexus.transitions.core import FREE, WAITING, ended, fenced, free_dependants, guarded, leave_traces, moved
+from nexus.tables import attempts, history, tasks
+from nexus.transitions.compound import Compound, shown
+from nexus.transitions.core import (
+    FREE,
+    WAITING,
+    close_over,
+    ended,
+    fenced,
+    fenced_many,
+    free_dependants,
+    leave_traces,
+    moved,
+)
 from nexus.values import dump_json
-
-
-@cache
-def _claim(*, handles: bool, **wishes: bool) -> sa.Update:
-    picked = (
-        sa.select(tasks.c.seq)
-        .where(is_claimable_by(Claimant.bound(handles=handles)), *wanted(**wishes))
-        .order_by(tasks.c.priority, tasks.c.available_at, tasks.c.seq)
-        .limit(sa.bindparam("limit", type_=sa.Integer()))
-        # Who wants just one task waits for its lock, which may be held by somebody who only depends on it.
-        .with_for_update(skip_locked=not wishes["task_id"])
-        .cte("picked")
-    )
-    return (
-        guarded(Verb.CLAIM)
-        .where(tasks.c.seq.in_(sa.select(picked.c.seq)))
-        .values(
-            status=TaskStatus.CLAIMED.value,
-            pending_since=None,
-            claim_no=tasks.c.claim_no + 1,
-            claimed_by=sa.bindparam("agent_id", type_=sa.Text()),
-            lease_seconds=sa.bindparam("p_lease", type_=sa.Double()),
-            lease_expires_at=later(now(), sa.bindparam("p_lease", type_=sa.Double())),
-        )
-    )
-
-
-def claim(
-    tx: Tx,
-    agent: Row,
-    limit: int,
-    lease_seconds: float,
-    wishes: dict[str, Any],
-) -> list[Row]:
-    """Take up to `limit` claimable tasks, first by priority, then by how long they wait.
-
-    `wishes` are values for the names of `predicates.wanted`; None is no wish. Rows that another claim has
-    locked are skipped, so claims do not wait for one another; only the claim of one certain task waits.
-    """
-    flags = {name: value is not None for name, value in wishes.items()}
-    bound = {f"p_{name}": value for name, value in wishes.items() if value is not None}
-    flags["episode"] = flags.pop("episode_id")
-    # Whoever asks for certain types has handlers for those, whatever was said before.
-    handles = agent.task_types is not None and wishes["task_types"] is None
-    if handles:
-        bound["handled"] = dump_json(list(agent.task_types))
-    rows = tx.run(
-        _claim(handles=handles, **flags),
-        agent_id=agent.agent_id,
-        capabilities=dump_json(list(agent.capabilities)),
-        limit=limit,
-        p_lease=lease_seconds,
-        **bound,
-    ).all()
-    leave_traces(tx, Verb.CLAIM, rows, actor=agent.agent_id)
-    return sorted(rows, key=lambda row: (row.priority, row.available_at, row.seq))
-
-
-@cache
-def _start() -> sa.Update:
-    return fenced(Verb.START).values(
-        status=TaskStatus.IN_PROGRESS.value,
-        attempt_count=tasks.c.attempt_count + 1,
-        lease_expires_at=later(now(), tasks.c.lease_seconds),
-    )
-
-
-def start(tx: Tx, held: Claim, run_ref: Any) -> tuple[Row, Row]:
-    """Begin the attempt; the task's row and the attempt's."""
-    row = moved(tx, Verb.START, _start(), held)
-    attempt = records.open_attempt(tx, row, held.agent_id, run_ref)
-    leave_traces(tx, Verb.START, [row], actor=held.agent_id)
-    return row, attempt
 
 
 @cache
@@ -116,25 +55,65 @@ def heartbeat(tx: Tx, held: Claim, note: str | None, lease_seconds: float | None
     return row
 
 
-@cache
-def _complete() -> sa.Update:
-    return fenced(Verb.COMPLETE).values(
+@lru_cache(maxsize=4)
+def _complete(*, whole: bool, alone: bool) -> Compound:
+    listed = shown()
+    review = (tasks.c.requires_review, sa.literal_column(f"'{TaskStatus.IN_REVIEW}'", sa.Text()))
+    move = fenced_many(Verb.COMPLETE, listed).values(
         **FREE,
-        status=sa.case((tasks.c.requires_review, TaskStatus.IN_REVIEW.value), else_=TaskStatus.COMPLETED.value),
-        result=sa.bindparam("p_result", type_=tasks.c.result.type),
-        error=None,
-        reason=None,
+        status=sa.case(review, else_=sa.literal_column(f"'{TaskStatus.COMPLETED}'", sa.Text())),
+        result=listed.c.value,
+        error=sa.null(),
+        reason=sa.null(),
     )
+    if alone:
+        move = move.where(~tasks.c.awaited, tasks.c.overdue_id.is_(None))
+
+    def beside(moved: sa.FromClause) -> list[sa.Insert | sa.Update]:
+        told = records.told_of(moved, Verb.COMPLETE, moved.c.claimed_by, sa.null())
+        closed = (
+            sa.update(attempts)
+            .where(
+                attempts.c.task_id == moved.c.task_id,
+                attempts.c.outcome == sa.literal_column(f"'{AttemptOutcome.RUNNING}'"),
+            )
+            .values(
+                outcome=sa.literal_column(f"'{AttemptOutcome.COMPLETED}'", sa.Text()),
+                finished_at=moved.c.updated_at,
+                result=moved.c.result,
+            )
+        )
+        return [closed, sa.insert(history).from_select(records.TOLD, told)]
+
+    def tells(moved: sa.FromClause) -> list[sa.ColumnElement[Any]]:
+        followed = [moved.c.overdue_id, moved.c.awaited]
+        return [*followed, *(fields_of(moved) if whole else [moved.c.task_id, moved.c.status])]
+
+    return Compound(move, beside, tells)
 
 
-def complete(tx: Tx, held: Claim, result: Any) -> Row:
-    """Close the attempt with its result; the task is completed, or in review where it asks for one."""
-    row = moved(tx, Verb.COMPLETE, _complete(), held, p_result=result)
-    records.close_attempts(tx, [row.task_id], AttemptOutcome.COMPLETED, result=result)
-    leave_traces(tx, Verb.COMPLETE, [row], actor=held.agent_id)
-    if row.status == TaskStatus.COMPLETED:
-        free_dependants(tx, [row.task_id])
-    return row
+def complete(
+    tx: Tx, results: Sequence[tuple[Claim, Any]], *, whole: bool = False, alone: bool = False
+) -> dict[str, Row]:
+    """Close attempts with their results; the tasks are completed, or in review where they ask for one.
+
+    A row of each that was: its `status`, with `whole` all of its `fields_of` from the third column on.
+    `alone`: nothing else is written in this transaction, so only what leaves nothing else to write is completed
+    (no task that another waits for, none past its deadline).
+    """
+    parameters = {"shown": dump_json([[claim.task_id, claim.claim_no, result] for claim, result in results])}
+    rows = _complete(whole=whole, alone=alone).run(tx, parameters)
+    if not alone:
+        ended = [row for row in rows if row.status == TaskStatus.COMPLETED]
+        holder = {claim.task_id: claim.agent_id for claim, _ in results}
+        by_mover: dict[str, list[int | None]] = {}
+        for row in ended:
+            by_mover.setdefault(holder[row.task_id], []).append(row.overdue_id)
+        for mover, stall_ids in by_mover.items():
+            close_over(tx, Verb.COMPLETE, stall_ids, mover)
+        if awaited := [row.task_id for row in ended if row.awaited]:
+            free_dependants(tx, awaited)
+    return {row.task_id: row for row in rows}
 
 
 def fail(tx: Tx, held: Claim, decision: RetryDecision, error: str, *, timed_out: bool, actor: str | None = None) -> Row:

@@ -1,0 +1,157 @@
+"""How rows become values, as fast as a claim of a hundred tasks needs it.
+
+The nexus itself wrote these rows, so nothing is checked again. What repeats from task to task (a retry policy,
+a list of tags, a moment) is read once. A value is made as unpickling would make it: its fields are there at once,
+without a look at each.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from pydantic import BaseModel
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from nexus.schemas import Attempt, Claim, RetryPolicy, Task
+from nexus.sql import EPOCH, Moment
+from nexus.states import AttemptOutcome, TaskStatus
+from nexus.tables import tasks
+
+Row = sa.Row[Any]
+V = TypeVar("V", bound=BaseModel)
+
+FIELDS: Final = tuple(Task.model_fields)
+
+
+class _AsKept(FunctionElement[Any]):
+    """A column as the driver gives it: JSON as text, moments as they come. Reading it is `task_of`'s."""
+
+    type = sa.types.NullType()
+    inherit_cache = True
+
+
+@compiles(_AsKept, "sqlite")
+def _as_kept_sqlite(element: _AsKept, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(element.clauses, **kw)
+
+
+@compiles(_AsKept, "postgresql")
+def _as_kept_postgresql(element: _AsKept, compiler: SQLCompiler, **kw: Any) -> str:
+    (column,) = element.clauses
+    text = compiler.process(column, **kw)
+    return f"CAST({text} AS TEXT)" if isinstance(column.type, sa.JSON) else text
+
+
+def as_kept(column: sa.ColumnElement[Any]) -> sa.Label[Any]:
+    """`column` for `task_of`, under its own name."""
+    return _AsKept(column).label(column.name)
+
+
+def fields_of(source: sa.FromClause) -> list[sa.ColumnElement[Any]]:
+    """The columns that `task_of` reads, in its order."""
+    return [as_kept(source.c[name]) for name in FIELDS]
+
+
+def made(kind: type[V], values: dict[str, Any]) -> V:
+    """A value with these fields, unchecked."""
+    value = kind.__new__(kind)
+    value.__setstate__(
+        {
+            "__dict__": values,
+            "__pydantic_fields_set__": set(values),
+            "__pydantic_extra__": None,
+            "__pydantic_private__": None,
+        }
+    )
+    return value
+
+
+@lru_cache(maxsize=1024)
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
+
+
+@lru_cache(maxsize=256)
+def _policy(text: str) -> RetryPolicy:
+    return policy_of(json.loads(text))
+
+
+@lru_cache(maxsize=1024)
+def _microseconds(number: int) -> datetime:
+    return EPOCH + timedelta(microseconds=number)
+
+
+def _moment(kept: Any) -> datetime | None:
+    if kept is None:
+        return None
+    return _microseconds(kept) if isinstance(kept, int) else kept.astimezone(UTC)
+
+
+def _json(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
+_STATUS: Final = {status.value: status for status in TaskStatus}
+
+_READ: Final[tuple[tuple[str, Callable[[Any], Any]], ...]] = (
+    *((name, _moment) for name in FIELDS if isinstance(tasks.c[name].type, Moment)),
+    *((name, _names) for name in ("tags", "depends_on", "required_capabilities")),
+    *((name, _json) for name in ("payload", "result", "extra")),
+    ("retry_policy", _policy),
+    ("status", _STATUS.__getitem__),
+    ("requires_review", bool),
+)
+
+
+def task_of(kept: Sequence[Any]) -> Task:
+    """The task of a row that was selected with `fields_of`."""
+    values = dict(zip(FIELDS, kept, strict=False))
+    for name, read in _READ:
+        values[name] = read(values[name])
+    return made(Task, values)
+
+
+def claim_of(task: Task) -> Claim:
+    """The claim that a task in claimed or in_progress stands for."""
+    return made(
+        Claim,
+        {
+            "task": task,
+            "task_id": task.task_id,
+            "agent_id": task.claimed_by,
+            "claim_no": task.claim_no,
+            "lease_expires_at": task.lease_expires_at,
+        },
+    )
+
+
+def policy_of(kept: dict[str, Any]) -> RetryPolicy:
+    """A task's own retry policy."""
+    return RetryPolicy.model_construct(**{**kept, "non_retryable": tuple(kept["non_retryable"])})
+
+
+def to_task(row: Row) -> Task:
+    """The task of a row whose columns SQLAlchemy has read."""
+    kept = row._mapping
+    values = {name: kept[name] for name in FIELDS}
+    values["status"] = TaskStatus(values["status"])
+    for name in ("tags", "depends_on", "required_capabilities"):
+        values[name] = tuple(values[name])
+    values["retry_policy"] = policy_of(values["retry_policy"])
+    return made(Task, values)
+
+
+def to_claim(row: Row) -> Claim:
+    """The claim of such a row."""
+    return claim_of(to_task(row))
+
+
+def to_attempt(row: Row) -> Attempt:
+    """An attempt's value."""
+    fields = {name: row._mapping[name] for name in Attempt.model_fields}
+    return made(Attempt, {**fields, "outcome": AttemptOutcome(row.outcome)})

@@ -1,0 +1,129 @@
+"""A move and what it writes beside it, in as few statements as the database takes.
+
+PostgreSQL takes all of it as one statement, so one round trip and, where nothing else follows, one transaction of
+its own; SQLite, which is in the same process, one after the other. Both are built from the same parts.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from nexus.engine import Tx
+from nexus.rows import Row
+from nexus.sql import Question, among_numbers
+from nexus.tables import tasks
+from nexus.values import dump_json
+
+Beside = Callable[[sa.FromClause], Sequence[sa.Insert | sa.Update]]
+"""From the moved tasks, as they stand after the move, to what is written beside it."""
+
+READ_BESIDE: Final = (
+    "seq",
+    "task_id",
+    "status",
+    "previous_status",
+    "claimed_by",
+    "claim_no",
+    "attempt_count",
+    "unmet_dependencies",
+    "available_at",
+    "updated_at",
+    "result",
+)
+"""What `Beside` may read of the moved tasks."""
+
+
+class Compound:
+    """One verb on any number of tasks."""
+
+    def __init__(
+        self, move: sa.Update, beside: Beside, tells: Callable[[sa.FromClause], Sequence[sa.ColumnElement[Any]]]
+    ) -> None:
+        """`tells`: from the moved tasks to the columns that the caller wants of each; `seq` is put before them."""
+        told = _by_name(tells(tasks))
+        plain = [tasks.c[name] for name in READ_BESIDE if name not in told]
+        moved = move.returning(*plain, *(tasks.c[name] for name in told)).cte("moved")
+        self._at_once = sa.select(moved.c.seq, *tells(moved)).add_cte(*(one.cte() for one in beside(moved)))
+        self._first = move.returning(tasks.c.seq, *tells(tasks))
+        self._then = beside(sa.select(tasks).where(among_numbers(tasks.c.seq, "moved")).subquery("moved_tasks"))
+
+    def run(self, tx: Tx, parameters: dict[str, Any]) -> Sequence[Row]:
+        """Make the move; a row of each task that moved."""
+        if tx.connection.dialect.name == "postgresql":
+            return tx.run(self._at_once, **parameters).all()
+        rows = tx.run(self._first, **parameters).all()
+        if rows:
+            moved = dump_json([row[0] for row in rows])
+            for statement in self._then:
+                tx.run(statement, moved=moved, **parameters)
+        return rows
+
+
+def _by_name(columns: Sequence[sa.ColumnElement[Any]]) -> set[str]:
+    return {str(getattr(column, "name", "")) for column in columns}
+
+
+class Shown(sa.sql.functions.FunctionElement[Any]):
+    """The claims that are shown to a verb: `task_id`, `claim_no`, `value`, from the parameter `shown`.
+
+    One parameter for a batch of any size: a JSON list of [task id, claim number, JSON value].
+    """
+
+    inherit_cache = True
+    name = "shown"
+
+
+def shown() -> sa.FromClause:
+    """`Shown` as a table."""
+    columns = (
+        sa.Column("task_id", sa.Text),
+        sa.Column("claim_no", sa.Integer),
+        sa.Column("value", tasks.c.result.type),
+    )
+    return Shown(sa.bindparam("shown", type_=sa.Text())).table_valued(*columns, name="shown")
+
+
+@compiles(Shown, "sqlite")
+def _shown_sqlite(element: Shown, compiler: SQLCompiler, **kw: Any) -> str:
+    batch = compiler.process(element.clauses, **kw)
+    return (  # noqa: S608 - the compiler's own text
+        "(SELECT each.value ->> 0 AS task_id, each.value ->> 1 AS claim_no, nullif(each.value -> 2, 'null') AS value "
+        f"FROM json_each({batch}) AS each)"
+    )
+
+
+@compiles(Shown, "postgresql")
+def _shown_postgresql(element: Shown, compiler: SQLCompiler, **kw: Any) -> str:
+    batch = compiler.process(element.clauses, **kw)
+    return (  # noqa: S608 - the compiler's own text
+        "(SELECT item ->> 0 AS task_id, CAST(item ->> 1 AS INTEGER) AS claim_no, "
+        "CASE WHEN json_typeof(item -> 2) <> 'null' THEN item -> 2 END AS value "
+        f"FROM json_array_elements(CAST({batch} AS JSON)) AS item)"
+    )
+
+
+class _Chosen(Question):
+    inherit_cache = True
+
+
+def chosen(column: sa.ColumnElement[Any], rows: sa.Select[Any]) -> sa.ColumnElement[bool]:
+    """`column` is one of what `rows` selects, which is asked first and once.
+
+    As an array PostgreSQL can keep one plan; with IN it may join, and plan anew.
+    """
+    return _Chosen(column, rows.scalar_subquery())
+
+
+@compiles(_Chosen, "sqlite")
+def _chosen_sqlite(element: _Chosen, compiler: SQLCompiler, **kw: Any) -> str:
+    column, rows = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"{column} IN {rows}"
+
+
+@compiles(_Chosen, "postgresql")
+def _chosen_postgresql(element: _Chosen, compiler: SQLCompiler, **kw: Any) -> str:
+    column, rows = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"{column} = ANY(ARRAY{rows})"
