@@ -5,14 +5,14 @@ a list of tags, a moment) is read once. A value is made as unpickling would make
 without a look at each.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from pydantic import BaseModel
+from pydantic_core import from_json
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -57,13 +57,19 @@ def fields_of(source: sa.FromClause) -> list[sa.ColumnElement[Any]]:
     return [as_kept(source.c[name]) for name in FIELDS]
 
 
+@cache
+def _all_fields(kind: type[BaseModel]) -> set[str]:
+    """Shared by all values of a kind: frozen models never change theirs."""
+    return set(kind.model_fields)
+
+
 def made(kind: type[V], values: dict[str, Any]) -> V:
-    """A value with these fields, unchecked."""
+    """A value with these fields, all of the model's, unchecked."""
     value = kind.__new__(kind)
     value.__setstate__(
         {
             "__dict__": values,
-            "__pydantic_fields_set__": set(values),
+            "__pydantic_fields_set__": _all_fields(kind),
             "__pydantic_extra__": None,
             "__pydantic_private__": None,
         }
@@ -73,27 +79,21 @@ def made(kind: type[V], values: dict[str, Any]) -> V:
 
 @lru_cache(maxsize=1024)
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(json.loads(text))
+    return tuple(from_json(text))
 
 
 @lru_cache(maxsize=256)
 def _policy(text: str) -> RetryPolicy:
-    return policy_of(json.loads(text))
+    return policy_of(from_json(text))
 
 
 @lru_cache(maxsize=1024)
-def _microseconds(number: int) -> datetime:
-    return EPOCH + timedelta(microseconds=number)
+def _moment(kept: Any) -> datetime:
+    return EPOCH + timedelta(microseconds=kept) if isinstance(kept, int) else kept.astimezone(UTC)
 
 
-def _moment(kept: Any) -> datetime | None:
-    if kept is None:
-        return None
-    return _microseconds(kept) if isinstance(kept, int) else kept.astimezone(UTC)
-
-
-def _json(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
+def _json(text: str) -> Any:
+    return {} if text == "{}" else from_json(text)
 
 
 _STATUS: Final = {status.value: status for status in TaskStatus}
@@ -108,11 +108,12 @@ _READ: Final[tuple[tuple[str, Callable[[Any], Any]], ...]] = (
 )
 
 
-def task_of(kept: Sequence[Any]) -> Task:
+def task_of(kept: Iterable[Any]) -> Task:
     """The task of a row that was selected with `fields_of`."""
-    values = dict(zip(FIELDS, kept, strict=False))
+    values = dict(zip(FIELDS, kept, strict=True))
     for name, read in _READ:
-        values[name] = read(values[name])
+        if (text := values[name]) is not None:
+            values[name] = read(text)
     return made(Task, values)
 
 

@@ -1,6 +1,6 @@
 """The life of a claim: renew it, and end it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nexus import queries, records, transitions
@@ -60,30 +60,38 @@ class Claiming(Taking):
         rows = self._complete(list(results), whole=False)
         return [row if isinstance(row, NexusError) else TaskStatus(row.status) for row in rows]
 
-    def _complete(self, results: list[tuple[Claim, Any]], *, whole: bool) -> list[Row | NexusError]:
-        faults: dict[int, NexusError] = {}
-        sound: dict[str, tuple[Claim, Any]] = {}
-        for place, (claim, result) in enumerate(results):
-            try:
-                self._check(f"the result of task {claim.task_id!r}", result)
-            except InvalidTask as fault:
-                faults[place] = fault
-            else:
-                sound.setdefault(claim.task_id, (claim, result))
+    def _complete(self, results: Sequence[tuple[Claim, Any]], *, whole: bool) -> list[Row | NexusError]:
+        faults = self._unsound(results)
+        sound = {pair[0].task_id: pair for place, pair in enumerate(results) if place not in faults}
         rows: dict[str, Row] = {}
-        if sound and not self._database.is_sqlite:
+        if not self._database.is_sqlite and sound:
             asked = list(sound.values())
             rows = self._database.write_at_once(lambda tx: transitions.complete(tx, asked, whole=whole, alone=True))
-        if left := [pair for task_id, pair in sound.items() if task_id not in rows]:
+        if len(rows) < len(sound):
+            left = [pair for task_id, pair in sound.items() if task_id not in rows]
             rows |= self._database.write(lambda tx: transitions.complete(tx, left, whole=whole))
+        if len(rows) == len(results):
+            return [rows[claim.task_id] for claim, _ in results]
+        return self._refused(results, faults, rows)
 
-        def found(claim: Claim) -> Row | None:
-            return rows.pop(claim.task_id, None) if sound[claim.task_id][0] is claim else None
+    def _unsound(self, results: Sequence[tuple[Claim, Any]]) -> dict[int, NexusError]:
+        """By place, the results that cannot be kept."""
+        faults: dict[int, NexusError] = {}
+        for place, (claim, result) in enumerate(results):
+            if result is not None:
+                try:
+                    self._check(f"the result of task {claim.task_id!r}", result)
+                except InvalidTask as fault:
+                    faults[place] = fault
+        return faults
 
-        told = iter(
-            self._each(Verb.COMPLETE, [pair[0] for place, pair in enumerate(results) if place not in faults], found)
-        )
-        ended = [faults[place] if place in faults else next(told) for place in range(len(results))]
+    def _refused(
+        self, results: Sequence[tuple[Claim, Any]], faults: dict[int, NexusError], rows: dict[str, Row]
+    ) -> list[Row | NexusError]:
+        """What became of each, where not all were completed; a result that came too late is kept."""
+        asked = [pair[0] for place, pair in enumerate(results) if place not in faults]
+        told = iter(self._each(Verb.COMPLETE, asked, lambda claim: rows.pop(claim.task_id, None)))
+        ended = [faults.get(place) or next(told) for place in range(len(results))]
         late = [pair for pair, end in zip(results, ended, strict=True) if isinstance(end, ClaimLost)]
         if late:
             self._database.write(lambda tx: records.keep_late_results(tx, late))

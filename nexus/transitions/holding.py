@@ -103,17 +103,23 @@ def complete(
     """
     parameters = {"shown": dump_json([[claim.task_id, claim.claim_no, result] for claim, result in results])}
     rows = _complete(whole=whole, alone=alone).run(tx, parameters)
+    done = {row.task_id: row for row in rows}
     if not alone:
-        ended = [row for row in rows if row.status == TaskStatus.COMPLETED]
-        holder = {claim.task_id: claim.agent_id for claim, _ in results}
-        by_mover: dict[str, list[int | None]] = {}
-        for row in ended:
-            by_mover.setdefault(holder[row.task_id], []).append(row.overdue_id)
-        for mover, stall_ids in by_mover.items():
-            close_over(tx, Verb.COMPLETE, stall_ids, mover)
-        if awaited := [row.task_id for row in ended if row.awaited]:
-            free_dependants(tx, awaited)
-    return {row.task_id: row for row in rows}
+        _follow(
+            tx, [row for row in rows if (row.awaited or row.overdue_id) and row.status == TaskStatus.COMPLETED], results
+        )
+    return done
+
+
+def _follow(tx: Tx, rows: Sequence[Row], results: Sequence[tuple[Claim, Any]]) -> None:
+    """What else the end of these brings: who waited for them is freed, and nobody asks about their deadlines."""
+    if not rows:
+        return
+    holder = {claim.task_id: claim.agent_id for claim, _ in results}
+    for mover in {holder[row.task_id] for row in rows}:
+        close_over(tx, Verb.COMPLETE, [row.overdue_id for row in rows if holder[row.task_id] == mover], mover)
+    if awaited := [row.task_id for row in rows if row.awaited]:
+        free_dependants(tx, awaited)
 
 
 def fail(tx: Tx, held: Claim, decision: RetryDecision, error: str, *, timed_out: bool, actor: str | None = None) -> Row:
