@@ -92,8 +92,11 @@ def _moment(kept: Any) -> datetime:
     return EPOCH + timedelta(microseconds=kept) if isinstance(kept, int) else kept.astimezone(UTC)
 
 
-def _json(text: str) -> Any:
-    return {} if text == "{}" else from_json(text)
+def _json(kept: Any) -> Any:
+    if kept == "{}":
+        return {}
+    # SQLite keeps the text of a number as a number.
+    return from_json(kept) if isinstance(kept, str) else kept
 
 
 _STATUS: Final = {status.value: status for status in TaskStatus}

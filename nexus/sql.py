@@ -120,6 +120,28 @@ class Question(FunctionElement[bool]):
         return self
 
 
+class one_of(Question):  # noqa: N801
+    """`one_of(column, a, b, …)`: the column is one of these, asked of rows that were found otherwise.
+
+    PostgreSQL takes `status = 'in_progress'` as an offer to begin with the index of all that is held, and does so
+    when it believes those to be few; this form it can only check.
+    """
+
+    inherit_cache = True
+
+
+@compiles(one_of, "sqlite")
+def _one_of_sqlite(element: one_of, compiler: SQLCompiler, **kw: Any) -> str:
+    column, *values = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"{column} IN ({', '.join(values)})"
+
+
+@compiles(one_of, "postgresql")
+def _one_of_postgresql(element: one_of, compiler: SQLCompiler, **kw: Any) -> str:
+    column, *values = (compiler.process(clause, **kw) for clause in element.clauses)
+    return "(" + " OR ".join(f"{column} IS NOT DISTINCT FROM {value}" for value in values) + ")"
+
+
 class covers(Question):  # noqa: N801
     """`covers(given, wanted)`: the JSON list `given` holds every member of the JSON list `wanted`."""
 

@@ -88,7 +88,7 @@ def _claim(limit: int | None, *, handles: bool, start: bool, alone: bool, **wish
         picked = picked.where(sa.exists().where(known))
     lease: sa.BindParameter[float] = sa.bindparam("p_lease", type_=sa.Double())
     move = (
-        guarded(Verb.CLAIM)
+        guarded(Verb.CLAIM, is_found=True)
         .where(chosen(tasks.c.seq, picked))
         .values(
             status=_literal(TaskStatus.IN_PROGRESS if start else TaskStatus.CLAIMED),

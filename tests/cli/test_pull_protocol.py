@@ -69,7 +69,7 @@ def test_a_result_that_is_no_json_leaves_the_claim_as_it_is(
     assert "--result" in refused("complete", task, "-a", "Ada", "-r", result, code=2)
     assert "holds nan" in refused("complete", task, "-a", "Ada", "-r", "NaN")
     assert board.get_task_by_id(task).status == TaskStatus.IN_PROGRESS
-    assert "run_ref of task 'T1' holds nan" in refused("start", task, "-a", "Ada", "--run-ref", "NaN")
+    assert "run_ref holds nan" in refused("start", task, "-a", "Ada", "--run-ref", "NaN")
 
 
 def test_nothing_to_claim_is_exit_code_3(command: Callable[..., Said], board: TaskNexus, task: str) -> None:
