@@ -96,11 +96,16 @@ def told_of(
 TOLD: Final = ("task_id", "at", "verb", "from_status", "to_status", "actor", "claim_no", "reason", "waited_seconds")
 
 
+def history_from(told: sa.Select[Any] | sa.CompoundSelect[Any]) -> sa.Insert:
+    """The history rows that `told_of` reads."""
+    return sa.insert(history).from_select(TOLD, told)
+
+
 @cache
 def _history(verb: Verb | str) -> sa.Insert:
     listed = sa.select(tasks).where(among_numbers(tasks.c.seq, "moved")).order_by(tasks.c.seq).subquery()
     words = (sa.bindparam(name, type_=sa.Text()) for name in ("p_actor", "p_why"))
-    return sa.insert(history).from_select(TOLD, told_of(listed, verb, *words))
+    return history_from(told_of(listed, verb, *words))
 
 
 def write_history(
@@ -122,6 +127,29 @@ def add_attempts(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert attempt rows as they are; the open one is unique per task, by index."""
     if rows:
         tx.plain(sa.insert(attempts), list(rows))
+
+
+def closed(
+    moved: sa.FromClause,
+    outcome: AttemptOutcome,
+    *,
+    error: sa.ColumnElement[Any] | None = None,
+    result: sa.ColumnElement[Any] | None = None,
+) -> sa.Update:
+    """The end of the open attempts at moved tasks."""
+    return (
+        sa.update(attempts)
+        .where(
+            attempts.c.task_id == moved.c.task_id,
+            attempts.c.outcome == sa.literal_column(f"'{AttemptOutcome.RUNNING}'"),
+        )
+        .values(
+            outcome=sa.literal_column(f"'{outcome}'", sa.Text()),
+            finished_at=moved.c.updated_at,
+            error=sa.null() if error is None else error,
+            result=sa.null() if result is None else result,
+        )
+    )
 
 
 def close_attempts(

@@ -4,7 +4,9 @@ Every statement looks once more at what the sweep saw before it: a heartbeat, a 
 first wins.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -15,21 +17,22 @@ from nexus.rows import Row
 from nexus.sql import among, among_numbers, now
 from nexus.states import AttemptOutcome, TaskStatus, Verb
 from nexus.tables import stalls, tasks
-from nexus.transitions.core import FREE, LATEST, ended, guarded, leave_traces
+from nexus.transitions.compound import Compound
+from nexus.transitions.core import FREE, LATEST, ended, follow, guarded, leave_traces, left_of
 from nexus.values import dump_json
 
 SWEEP = "sweep"
 """Who the history says it was."""
 
 
-def expire(tx: Tx, numbers: Sequence[int]) -> list[Row]:
+def expire(tx: Tx, numbers: Sequence[int]) -> Sequence[Row]:
     """Take back tasks (by `seq`) whose lease is over: offered again, or dead letters when their losses are spent."""
-    why = sa.literal("Lost: the lease of ") + tasks.c.claimed_by + sa.literal(" ended without a word")
-    statement = _taken_back(sa.and_(among_numbers(tasks.c.seq, "batch"), is_expired()), why)
-    rows = tx.run(statement, batch=dump_json(list(numbers))).all()
-    _lost(tx, rows, "the lease ended without a word")
-    leave_traces(tx, Verb.EXPIRE, rows, actor=SWEEP, reason="the lease ended")
-    return list(rows)
+    parameters = {
+        "batch": dump_json(list(numbers)),
+        "p_error": "the lease ended without a word",
+        "p_why": "the lease ended",
+    }
+    return _lost(tx, _expire(), parameters)
 
 
 def lose(tx: Tx, task_id: str, claim_no: int, reason: str) -> Row | None:
@@ -37,24 +40,40 @@ def lose(tx: Tx, task_id: str, claim_no: int, reason: str) -> Row | None:
 
     None where the claim is no longer the current one: nothing was changed.
     """
+    parameters = {"p_task_id": task_id, "p_claim_no": claim_no, "p_error": reason, "p_why": reason}
+    return next(iter(_lost(tx, _lose(), parameters)), None)
+
+
+def _lost(tx: Tx, compound: Compound, parameters: dict[str, Any]) -> Sequence[Row]:
+    rows = compound.run(tx, parameters)
+    follow(tx, Verb.EXPIRE, rows, SWEEP)
+    return rows
+
+
+@cache
+def _expire() -> Compound:
+    why = sa.literal("Lost: the lease of ") + tasks.c.claimed_by + sa.literal(" ended without a word")
+    return _taken_back(sa.and_(among_numbers(tasks.c.seq, "batch"), is_expired()), why, left_of)
+
+
+@cache
+def _lose() -> Compound:
     current = sa.and_(
         tasks.c.task_id == sa.bindparam("p_task_id"), tasks.c.claim_no == sa.bindparam("p_claim_no"), is_held()
     )
-    statement = _taken_back(current, sa.literal(f"Lost: {reason}"))
-    row = tx.run(statement, p_task_id=task_id, p_claim_no=claim_no).one_or_none()
-    if row is not None:
-        _lost(tx, [row], reason)
-        leave_traces(tx, Verb.EXPIRE, [row], actor=SWEEP, reason=reason)
-    return row
+    why = sa.literal("Lost: ") + sa.bindparam("p_error", type_=sa.Text())
+    return _taken_back(current, why, lambda moved: list(moved.c))
 
 
-def _taken_back(whose: Clause, error: sa.ColumnElement[str]) -> sa.Update:
+def _taken_back(
+    whose: Clause, error: sa.ColumnElement[str], tells: Callable[[sa.FromClause], Sequence[sa.ColumnElement[Any]]]
+) -> Compound:
     """Only an attempt that was begun counts as lost: a claim that never was costs the task nothing."""
     begun = status_in({TaskStatus.IN_PROGRESS})
     lost = sa.case((begun, 1), else_=0)
     spent = tasks.c.loss_count + lost >= tasks.c.retry_policy["max_losses"].as_integer()
     ends = sa.and_(begun, spent)
-    return (
+    move = (
         guarded(Verb.EXPIRE)
         .where(whose)
         .values(
@@ -66,13 +85,14 @@ def _taken_back(whose: Clause, error: sa.ColumnElement[str]) -> sa.Update:
             loss_count=tasks.c.loss_count + lost,
             error=sa.case((begun, error), else_=tasks.c.error),
         )
-        .returning(*tasks.c)
     )
 
+    def beside(moved: sa.FromClause) -> list[sa.Insert | sa.Update]:
+        said, why = (sa.bindparam(name, type_=sa.Text()) for name in ("p_error", "p_why"))
+        told = records.told_of(moved, Verb.EXPIRE, sa.literal_column(f"'{SWEEP}'", sa.Text()), why)
+        return [records.closed(moved, AttemptOutcome.LOST, error=said), records.history_from(told)]
 
-def _lost(tx: Tx, rows: Sequence[Row], error: str) -> None:
-    begun = [row.task_id for row in rows if row.previous_status == TaskStatus.IN_PROGRESS]
-    records.close_attempts(tx, begun, AttemptOutcome.LOST, error=error)
+    return Compound(move, beside, tells)
 
 
 def watch(tx: Tx, numbers: Sequence[int], still: Clause) -> list[Row]:

@@ -18,6 +18,18 @@ from nexus.values import dump_json
 
 LATEST = sa.case((tasks.c.available_at < now(), now()), else_=tasks.c.available_at)
 
+LEFT = tuple(
+    tasks.c[name]
+    for name in ("seq", "task_id", "status", "previous_status", "previous_stall_id", "stall_id", "overdue_id")
+)
+"""What `leave_traces` reads of a moved task: the few columns that a move of thousands brings back."""
+
+
+def left_of(moved: sa.FromClause) -> list[sa.ColumnElement[Any]]:
+    """The same of moved tasks in a statement."""
+    return [moved.c[column.name] for column in LEFT]
+
+
 FREE = {"lease_expires_at": None, "lease_seconds": None}
 WAITING = {
     **FREE,
@@ -107,18 +119,23 @@ def _is_own_doing(tx: Tx, claim: Claim, status: TaskStatus) -> bool:
 
 
 def leave_traces(tx: Tx, verb: Verb, rows: Sequence[Row], *, actor: str | None, reason: str | None = None) -> None:
-    """What every move leaves behind.
+    """What every move leaves behind: `write_history`, and `follow`."""
+    records.write_history(tx, verb, rows, actor=actor, reason=reason)
+    follow(tx, verb, rows, actor)
 
-    Its history; the stall that it ends is closed, and the escalation of that with it; what depended on a task that
+
+def follow(tx: Tx, verb: Verb, rows: Sequence[Row], actor: str | None) -> None:
+    """What a move leaves behind but its history.
+
+    The stall that it ends is closed, and the escalation of that with it; what depended on a task that
     has ended failed or cancelled goes the way that its setting says.
     """
-    gone = _traces(tx, verb, rows, actor, reason)
-    if gone:
+    if gone := _gone(tx, verb, rows, actor):
         settle_dependants(tx, gone)
 
 
-def _traces(tx: Tx, verb: Verb, rows: Sequence[Row], actor: str | None, reason: str | None) -> list[str]:
-    records.write_history(tx, verb, rows, actor=actor, reason=reason)
+def _gone(tx: Tx, verb: Verb, rows: Sequence[Row], actor: str | None) -> list[str]:
+    """Close what is over; the tasks that have ended without success, these and those that asked about them."""
     over = [row.previous_stall_id for row in rows if row.stall_id is None]
     over += [row.overdue_id for row in rows if row.status in TERMINAL]
     gone = [row.task_id for row in rows if row.status in (TaskStatus.FAILED, TaskStatus.CANCELLED)]
@@ -150,13 +167,14 @@ def withdraw(tx: Tx, stall_ids: Sequence[int], mover: str | None, why: str) -> l
     reason = sa.func.coalesce(tasks.c.related_task_id, "its task") + sa.literal(f" {why}")
     values = {**ended(TaskStatus.CANCELLED), "reason": reason}
     parameters = {"stalls": dump_json(list(stall_ids))} | ({"p_mover": mover} if mover is not None else {})
-    rows = tx.run(statement.values(values).returning(*tasks.c), **parameters).all()
+    rows = tx.run(statement.values(values).returning(*LEFT), **parameters).all()
     if not rows:
         return []
     held = [row.task_id for row in rows if row.previous_status == TaskStatus.IN_PROGRESS]
     if held:
         records.close_attempts(tx, held, AttemptOutcome.CANCELLED, error=f"its source {why}")
-    return _traces(tx, Verb.CANCEL, rows, "nexus", f"its source {why}")
+    records.write_history(tx, Verb.CANCEL, rows, actor="nexus", reason=f"its source {why}")
+    return _gone(tx, Verb.CANCEL, rows, "nexus")
 
 
 def _dependants_of_batch() -> sa.Select[Any]:
@@ -226,7 +244,9 @@ def _cancel_dependants(tx: Tx, batch: str) -> list[str]:
                 "reason": sa.literal("it depended on ") + target + ", which ended without success",
             }
         )
-        .returning(*tasks.c)
+        .returning(*LEFT)
     )
     rows = tx.run(statement, batch=batch).all()
-    return _traces(tx, Verb.CANCEL, rows, "nexus", "a task that it depended on ended without success")
+    why = "a task that it depended on ended without success"
+    records.write_history(tx, Verb.CANCEL, rows, actor="nexus", reason=why)
+    return _gone(tx, Verb.CANCEL, rows, "nexus")

@@ -14,7 +14,7 @@ from nexus.rows import Row, fields_of
 from nexus.schemas import Claim
 from nexus.sql import later, now
 from nexus.states import HELD, AttemptOutcome, TaskStatus, Verb
-from nexus.tables import attempts, history, tasks
+from nexus.tables import tasks
 from nexus.transitions.compound import Compound, shown
 from nexus.transitions.core import (
     FREE,
@@ -71,19 +71,7 @@ def _complete(*, whole: bool, alone: bool) -> Compound:
 
     def beside(moved: sa.FromClause) -> list[sa.Insert | sa.Update]:
         told = records.told_of(moved, Verb.COMPLETE, moved.c.claimed_by, sa.null())
-        closed = (
-            sa.update(attempts)
-            .where(
-                attempts.c.task_id == moved.c.task_id,
-                attempts.c.outcome == sa.literal_column(f"'{AttemptOutcome.RUNNING}'"),
-            )
-            .values(
-                outcome=sa.literal_column(f"'{AttemptOutcome.COMPLETED}'", sa.Text()),
-                finished_at=moved.c.updated_at,
-                result=moved.c.result,
-            )
-        )
-        return [closed, sa.insert(history).from_select(records.TOLD, told)]
+        return [records.closed(moved, AttemptOutcome.COMPLETED, result=moved.c.result), records.history_from(told)]
 
     def tells(moved: sa.FromClause) -> list[sa.ColumnElement[Any]]:
         followed = [moved.c.overdue_id, moved.c.awaited]

@@ -13,7 +13,7 @@ from nexus.rows import Row, fields_of
 from nexus.schemas import Claim
 from nexus.sql import later, now
 from nexus.states import AttemptOutcome, TaskStatus, Verb
-from nexus.tables import agents, attempts, history, tasks
+from nexus.tables import agents, attempts, tasks
 from nexus.transitions.compound import Compound, chosen, shown
 from nexus.transitions.core import close_over, fenced_many, guarded
 from nexus.values import dump_json
@@ -32,7 +32,7 @@ def _literal(value: str) -> sa.ColumnElement[str]:
 def _claimed_history(moved: sa.FromClause, *, start: bool) -> sa.Insert:
     told = records.told_of(moved, Verb.CLAIM, moved.c.claimed_by, _NOTHING)
     if not start:
-        return sa.insert(history).from_select(records.TOLD, told)
+        return records.history_from(told)
     # Two moves in one statement: each has its row, as if they had been made one after the other.
     columns = list(told.selected_columns)
     columns[records.TOLD.index("to_status")] = _literal(TaskStatus.CLAIMED)
@@ -47,7 +47,7 @@ def _claimed_history(moved: sa.FromClause, *, start: bool) -> sa.Insert:
         _NOTHING,
         _NOTHING,
     )
-    return sa.insert(history).from_select(records.TOLD, sa.select(*columns).union_all(started))
+    return records.history_from(sa.select(*columns).union_all(started))
 
 
 def _opened(moved: sa.FromClause, run_ref: sa.ColumnElement[Any]) -> sa.Insert:
@@ -167,7 +167,7 @@ def _start() -> Compound:
 
     def beside(moved: sa.FromClause) -> list[sa.Insert | sa.Update]:
         told = records.told_of(moved, Verb.START, moved.c.claimed_by, _NOTHING)
-        return [_opened(moved, _RUN_REF), sa.insert(history).from_select(records.TOLD, told)]
+        return [_opened(moved, _RUN_REF), records.history_from(told)]
 
     return Compound(move, beside, lambda moved: [moved.c.task_id, moved.c.attempt_count, moved.c.updated_at])
 
