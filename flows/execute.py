@@ -104,10 +104,10 @@ async def _attempt(task_id: str, agent_id: str) -> None:
         execution.refused = str(refused)
         return ended_well(None, execution.refused, name=REFUSED)
     done = await run_attempt(nexus, claim, run_ref=run_ref(), log=run_log())
-    if done.task is not None and done.task.status == TaskStatus.PENDING:
+    if done.status == TaskStatus.PENDING and done.available_at is not None:
         present = await asyncio.to_thread(nexus.now)
         execution.again = True
-        execution.delay_seconds = max(0.0, (done.task.available_at - present).total_seconds())
+        execution.delay_seconds = max(0.0, (done.available_at - present).total_seconds())
     return raise_unless_completed(task_id, done)
 
 

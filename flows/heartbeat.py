@@ -1,4 +1,4 @@
-"""Keeps a claim alive while its work goes on, and learns that the work must end.
+"""Keeps claims alive while their work goes on, and learns that the work must end.
 
 A thread, not a task of the event loop: a handler that blocks the loop would otherwise lose its lease.
 """
@@ -8,7 +8,8 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Literal
 
 from nexus import Claim, TaskNexus
@@ -54,55 +55,110 @@ async def heartbeat(
     `cancelled`: somebody cancelled the task. `lost`: the claim is another's, or could not be renewed before
     its lease was over, which is the same to everybody else. `pulse` is kept as long as the work goes on.
     """
-    loop = asyncio.get_running_loop()
     pulse = pulse or Pulse()
     pulse.beat(claim, lease_seconds)
-    over = threading.Event()
-
-    def end(ending: Ending) -> None:
-        if not over.is_set():
-            over.set()
-            loop.call_soon_threadsafe(on_end, ending)
-
-    thread = threading.Thread(
-        target=_beat,
-        args=(nexus, claim, lease_seconds, take_note, over, end, pulse),
-        name=f"lease {claim.task_id}",
-        daemon=True,
-    )
-    thread.start()
+    loop = asyncio.get_running_loop()
+    kept = _Kept(nexus, claim, lease_seconds, take_note, lambda end: loop.call_soon_threadsafe(on_end, end), pulse)
+    _keeper.keep(kept)
     try:
         yield
     finally:
-        over.set()
-        await asyncio.to_thread(thread.join)
+        if not _keeper.drop(kept):
+            await asyncio.to_thread(kept.idle.wait)  # no renewal comes after the end
         pulse.stop(claim)
 
 
-def _beat(
-    nexus: TaskNexus,
-    claim: Claim,
-    lease_seconds: float,
-    take_note: Callable[[], str | None],
-    over: threading.Event,
-    end: Callable[[Ending], None],
-    pulse: Pulse,
-) -> None:
-    renewed = time.monotonic()
+@dataclass(eq=False, slots=True)
+class _Kept:
+    """A claim that is renewed."""
+
+    nexus: TaskNexus
+    claim: Claim
+    lease_seconds: float
+    take_note: Callable[[], str | None]
+    end: Callable[[Ending], object]
+    pulse: Pulse
+    renewed: float = field(default_factory=time.monotonic)
+    due: float = field(init=False)
     note: str | None = None
-    while not over.wait(lease_seconds / 3):
-        note = take_note() or note  # kept until a heartbeat has written it
+    is_over: bool = False
+    idle: threading.Event = field(default_factory=threading.Event)
+    """Clear while it is being renewed."""
+
+    def __post_init__(self) -> None:
+        self.due = self.renewed + self.lease_seconds / 3
+        self.idle.set()
+
+    def renew(self) -> Ending | None:
+        """One heartbeat; why the work must stop, where it must."""
+        self.note = self.take_note() or self.note  # kept until a heartbeat has written it
         try:
-            if nexus.heartbeat(claim, note).cancel_requested:
-                return end("cancelled")
-            renewed, note = time.monotonic(), None
-            pulse.beat(claim, lease_seconds)
+            if self.nexus.heartbeat(self.claim, self.note).cancel_requested:
+                return "cancelled"
+            self.renewed, self.note = time.monotonic(), None
+            if not self.is_over:
+                self.pulse.beat(self.claim, self.lease_seconds)
         except (ClaimLost, TaskNotFound) as error:
             logger.warning("%s", error)
-            return end("lost")
+            return "lost"
         except Exception as error:
             # Whatever it is: a thread that died of it would let the work go on without a lease.
-            logger.warning("cannot renew the lease on %s: %s: %s", claim.task_id, type(error).__name__, error)
-            if time.monotonic() - renewed > lease_seconds:
-                return end("lost")
-    return None
+            logger.warning("cannot renew the lease on %s: %s: %s", self.claim.task_id, type(error).__name__, error)
+            if time.monotonic() - self.renewed > self.lease_seconds:
+                return "lost"
+        self.due = time.monotonic() + self.lease_seconds / 3
+        return None
+
+
+class _Keeper:
+    """One thread renews every claim of the process: to keep one costs an entry, not a thread."""
+
+    def __init__(self) -> None:
+        self._kept: set[_Kept] = set()
+        self._change = threading.Condition()
+        self._wakes_at = 0.0
+        self._thread: threading.Thread | None = None
+
+    def keep(self, kept: _Kept) -> None:
+        with self._change:
+            self._kept.add(kept)
+            if self._thread is None or not self._thread.is_alive():  # it does not survive a fork
+                self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+                self._wakes_at = 0.0
+                self._thread.start()
+            elif kept.due < self._wakes_at:
+                self._change.notify()
+
+    def drop(self, kept: _Kept) -> bool:
+        """Renew it no more; False where that is being done at this moment."""
+        with self._change:
+            self._kept.discard(kept)
+            kept.is_over = True
+            return kept.idle.is_set()
+
+    def _run(self) -> None:
+        while True:
+            kept = self._next()
+            ending = kept.renew()
+            with self._change:
+                kept.idle.set()
+                if ending is not None and not kept.is_over:
+                    self._kept.discard(kept)
+                    with suppress(RuntimeError):  # its loop is closed: nobody works on it any more
+                        kept.end(ending)
+
+    def _next(self) -> _Kept:
+        """Wait for the next claim that is due."""
+        with self._change:
+            while True:
+                first = min(self._kept, key=lambda kept: kept.due, default=None)
+                now = time.monotonic()
+                if first is not None and first.due <= now:
+                    first.idle.clear()
+                    return first
+                # Whoever is due later than this need not wake us.
+                self._wakes_at = first.due if first is not None else float("inf")
+                self._change.wait(None if first is None else first.due - now)
+
+
+_keeper = _Keeper()

@@ -1,12 +1,15 @@
 """What a person sees in the Prefect UI: names, tags, links from an attempt to its run, reports."""
 
+import asyncio
 import logging
 import re
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from prefect import get_client, runtime
-from prefect.artifacts import acreate_markdown_artifact
+from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, aupdate_progress_artifact
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.states import Completed
@@ -77,3 +80,44 @@ async def show_markdown(key: str, text: str, description: str) -> None:
         await acreate_markdown_artifact(markdown=text, key=key, description=description)
     except Exception as error:
         run_log().warning("no artifact %s: %s", key, error)
+
+
+PROGRESS_SECONDS: Final = 2.0
+"""Between two looks at how far a shift is."""
+
+
+@asynccontextmanager
+async def showing_progress(look: Callable[[], Awaitable[float]], key: str, wanted: bool) -> AsyncIterator[None]:
+    """A progress artifact on the run, kept up to date; at its end full, unless the run ended by an error."""
+    if not wanted:
+        yield
+        return
+    shown = asyncio.create_task(_show_progress(look, key))
+    try:
+        yield
+    finally:
+        shown.cancel()
+        (number,) = await asyncio.gather(shown, return_exceptions=True)
+    if isinstance(number, UUID):
+        await _update_progress(number, 100.0)
+
+
+async def _show_progress(look: Callable[[], Awaitable[float]], key: str) -> UUID | None:
+    number = None
+    try:
+        number = await acreate_progress_artifact(0.0, key=key, description="How far the shift is")
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            await _update_progress(number, await look())
+    except asyncio.CancelledError:
+        return number
+    except Exception as error:
+        run_log().warning("no progress on this run: %s", error)
+        return None
+
+
+async def _update_progress(number: UUID, percent: float) -> None:
+    try:
+        await aupdate_progress_artifact(number, progress=min(100.0, percent))
+    except Exception as error:
+        run_log().warning("no progress on this run: %s", error)

@@ -9,16 +9,17 @@ import functools
 import inspect
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from flows.handlers import TaskContext, find
 from flows.handlers.contract import Handler
 from flows.heartbeat import Ending, Pulse, heartbeat
 from flows.threads import in_own_thread, outlast, to_the_end
-from nexus import AttemptOutcome, Claim, Task, TaskNexus
+from nexus import AttemptOutcome, Claim, Task, TaskNexus, TaskStatus
 from nexus.errors import ClaimLost, DatabaseUnavailable, IllegalTransition, NexusError
 from nexus.schemas import Failure, clean
 
@@ -28,6 +29,9 @@ GRACE_SECONDS: Final = 10.0
 """How long a handler may take to notice that it must stop."""
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
+
+Complete = Callable[[Claim, Any], Awaitable[TaskStatus]]
+"""Writes a result; raises what `TaskNexus.complete` raises."""
 
 
 class NoHandler(NexusError):
@@ -48,8 +52,10 @@ class Finished:
     outcome: AttemptOutcome
     number: int
     seconds: float
-    task: Task | None = None
-    """As it stands afterwards; None where the claim was lost."""
+    status: TaskStatus | None = None
+    """Where the task stands afterwards; None where the claim was lost."""
+    available_at: datetime | None = None
+    """When it is offered again, where it is."""
     error: BaseException | None = None
     """What the handler raised."""
 
@@ -63,6 +69,8 @@ async def run_attempt(
     log: Log | None = None,
     grace_seconds: float = GRACE_SECONDS,
     pulse: Pulse | None = None,
+    complete: Complete | None = None,
+    on_idle: Callable[[], None] | None = None,
 ) -> Finished:
     """Do the work of a claimed task once, and close the attempt.
 
@@ -70,12 +78,16 @@ async def run_attempt(
         lease_seconds: the length of the claim's lease; None is the setting.
         run_ref: what made this attempt, kept on its row.
         pulse: where the agent's other hands see whether it can renew its claims.
+        complete: how a result is written; None is at once, by itself.
+        on_idle: called when the handler has ended, before that is written.
 
     Raises `NoHandler` (the claim is handed back), `ClaimLost` (before it began), `DatabaseUnavailable`, and
     passes on `asyncio.CancelledError`, and whatever else breaks the event loop off, after the claim was handed
     back.
     """
     run = _Run(nexus, claim, log or logging.getLogger("nexus.handlers"), lease_seconds, grace_seconds, pulse)
+    run.complete = complete or run.complete_alone
+    run.on_idle = on_idle
     work = find(claim.task.task_type)
     if work is None:
         await run.hand_back(f"no handler for {claim.task.task_type}")
@@ -86,6 +98,8 @@ async def run_attempt(
 
 class _Run:
     context: TaskContext
+    complete: Complete
+    on_idle: Callable[[], None] | None
 
     def __init__(
         self, nexus: TaskNexus, claim: Claim, log: Log, lease_seconds: float | None, grace: float, pulse: Pulse | None
@@ -101,8 +115,10 @@ class _Run:
         task = self.claim.task
         try:
             await asyncio.sleep(0)  # where the caller was stopped while it claimed
-            attempt = await to_the_end(self.nexus.start, self.claim, run_ref)
-            self.number = attempt.number
+            if task.status == TaskStatus.CLAIMED:
+                self.number = (await to_the_end(self.nexus.start, self.claim, run_ref)).number
+            else:  # it began with its claim
+                self.number = task.attempt_count
             results = await to_the_end(self.nexus.results, task.depends_on) if task.depends_on else {}
             note = await to_the_end(self._review_note) if task.reason else None
         except ClaimLost:
@@ -112,7 +128,7 @@ class _Run:
             raise
         self.context = TaskContext(
             agent_id=self.claim.agent_id,
-            attempt_number=attempt.number,
+            attempt_number=self.number,
             idempotency_key=task.work_key,
             settings=self.nexus.settings,
             dependency_results=results,
@@ -129,6 +145,9 @@ class _Run:
 
     async def until_closed(self, work: Handler) -> Finished:
         doing = asyncio.ensure_future(self._call(work))
+        if self.on_idle is not None:
+            on_idle = self.on_idle
+            doing.add_done_callback(lambda _: on_idle())
 
         def end(ending: Ending) -> None:
             if not doing.done():
@@ -216,14 +235,25 @@ class _Run:
         if error is not None:
             return await self._failed(error)
         try:
-            task = await to_the_end(self._insist, lambda: self.nexus.complete(self.claim, doing.result()))
+            if note := self.context.take_note():
+                await to_the_end(self._write_note, note)
+            status = await self.complete(self.claim, doing.result())
         except DatabaseUnavailable:
             raise
         except (ClaimLost, IllegalTransition) as refused:
             return await self._as_recorded(AttemptOutcome.LOST, refused)
         except Exception as unfit:
             return await self._failed(unfit)
-        return self._finished(AttemptOutcome.COMPLETED, task)
+        return Finished(AttemptOutcome.COMPLETED, self.number, self._seconds(), status)
+
+    async def complete_alone(self, claim: Claim, result: Any) -> TaskStatus:
+        """As the outbox of a shift, for one."""
+        task = await to_the_end(self._insist, lambda: self.nexus.complete(claim, result))
+        return task.status
+
+    def _write_note(self, note: str) -> None:
+        with suppress(NexusError):  # the write of the result itself says more
+            self.nexus.heartbeat(self.claim, note)
 
     async def _failed(self, error: BaseException) -> Finished:
         failure = _in_words(error)
@@ -274,13 +304,12 @@ class _Run:
         except Exception as error:
             self.log.warning("What %s returned came late and is not kept: %s", self.claim.task_id, error)
 
-    def _insist(self, write: Callable[[], T]) -> T:
+    def _insist(self, write: Callable[[], Task]) -> Task:
         """Write until it is written or the lease is over: what was done cost somebody money."""
         deadline = time.monotonic() + self.lease_seconds
         while True:
-            with suppress(NexusError):  # the write itself says more
-                if note := self.context.take_note():
-                    self.nexus.heartbeat(self.claim, note)
+            if note := self.context.take_note():
+                self._write_note(note)
             try:
                 return write()
             except DatabaseUnavailable as error:
@@ -290,7 +319,11 @@ class _Run:
                 time.sleep(min(1.0, self.lease_seconds / 3))
 
     def _finished(self, outcome: AttemptOutcome, task: Task | None, error: BaseException | None = None) -> Finished:
-        return Finished(outcome, self.number, time.monotonic() - self.began, task, error)
+        status, available_at = (task.status, task.available_at) if task is not None else (None, None)
+        return Finished(outcome, self.number, self._seconds(), status, available_at, error)
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.began
 
 
 def _tamed(call: Callable[[], T]) -> T:

@@ -2,11 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -16,21 +18,39 @@ from flows.board import board
 from flows.execute import AgentId, raise_unless_completed
 from flows.handlers import runnable_types
 from flows.heartbeat import Pulse
-from flows.observe import ATTEMPT_NAME, artifact_key, ended_well, run_log, run_ref, show_markdown, tag_flow_run
+from flows.observe import (
+    ATTEMPT_NAME,
+    artifact_key,
+    ended_well,
+    run_log,
+    run_ref,
+    show_markdown,
+    showing_progress,
+    tag_flow_run,
+)
+from flows.outbox import Outbox
 from flows.reports import AttemptReport, ShiftReport
-from flows.runner import Finished, run_attempt
-from flows.threads import outlast, to_the_end
+from flows.runner import Finished, Log, run_attempt
+from flows.threads import outlast, ringing, to_the_end
 from nexus import Claim, TaskNexus
 from nexus.errors import DatabaseUnavailable, NexusError
+from nexus.states import TERMINAL
 
 # Prefect's forms take bounds and choices from here, descriptions from the docstring.
 Concurrency = Annotated[int, Field(ge=1, le=100)]
 Mode = Literal["drain", "wait"]
+Observe = Literal["task", "shift"]
 MaxTasks = Annotated[int | None, Field(ge=1)]
 Lease = Annotated[float | None, Field(ge=1, le=86_400)]
 
 POLL_SECONDS = 1.0
-"""How often an agent with free hands looks for work."""
+"""How often an agent with free hands looks for work, though no bell rings."""
+
+AHEAD_SECONDS = 0.1
+"""Work of so long is claimed ahead: nothing where a task takes longer, so that it waits for a hand that is free."""
+
+AHEAD_AT_MOST = 200
+"""Claims ahead, however fast the work goes."""
 
 
 @flow(name="process-agent-tasks", flow_run_name="{agent_id} · shift")
@@ -43,6 +63,7 @@ async def process_agent_tasks(
     episode_id: str | None = None,
     lease_seconds: Lease = None,
     beside: list[str] = [],  # noqa: B006 - Prefect shows the default in its form; it is never changed
+    observe: Observe = "task",
 ) -> ShiftReport:
     """One agent's shift: confirm it, claim in batches, run up to `concurrency` tasks side by side.
 
@@ -60,6 +81,8 @@ async def process_agent_tasks(
         episode_id: Only tasks of this named batch.
         lease_seconds: How long a claim holds without a heartbeat; None is the setting.
         beside: With an episode, the agents who work on it too: what only others could do is not waited for.
+        observe: task shows each attempt as a Prefect task run; shift shows the shift only, with its progress, and is
+            for many short tasks: every attempt is in the nexus, with this flow run's id.
 
     Raises `AgentNotConfirmed`, with nothing changed.
     """
@@ -76,8 +99,10 @@ async def process_agent_tasks(
         episode_id,
         max_tasks,
         lease_seconds or nexus.settings.lease_seconds,
+        observe,
     )
-    report = await shift.work(wait=mode == "wait", beside=beside)
+    async with showing_progress(shift.progress, artifact_key("nexus-progress", agent_id), observe == "shift"):
+        report = await shift.work(wait=mode == "wait", beside=beside)
     if report.attempts:
         key = artifact_key("nexus-shift", agent_id)
         await show_markdown(key, report.markdown(), f"What {agent_id} did in its last shift")
@@ -95,49 +120,92 @@ class Shift:
     episode_id: str | None
     max_tasks: int | None
     lease_seconds: float
+    observe: Observe = "task"
     pulse: Pulse = field(default_factory=Pulse)
     done: list[AttemptReport] = field(default_factory=list)
     claimed: int = 0
     unbegun: dict[tuple[str, int], Claim] = field(default_factory=dict)
-    """What is held without an attempt at it, by task and claim: nobody else would hand it back."""
+    """What is held without anybody at work on it, by task and claim: nobody else would hand it back."""
+    ahead: deque[tuple[Claim, float]] = field(default_factory=deque)
+    """Claims that wait for a hand, and since when."""
+    hands: set[asyncio.Task[None]] = field(default_factory=set)
+    """Attempts that are not closed yet."""
+    busy: int = 0
+    """Handlers that run; an attempt whose result is being written has its hand free again."""
+    stir: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when there is something to do for who leads the shift."""
+    outbox: Outbox = field(init=False)
+    log: Log = field(init=False)
+    run: dict[str, Any] = field(init=False)
+    ended: int = 0
+    """Handlers that have ended."""
+    asked: tuple[float, int] = (0.0, 0)
+    """When it claimed last, and how many handlers had ended then."""
+
+    def __post_init__(self) -> None:
+        self.outbox = Outbox(self.nexus, self.lease_seconds)
 
     async def work(self, *, wait: bool, beside: Sequence[str] = ()) -> ShiftReport:
         """Claim and work until there is nothing left to do; hand back what is held when stopped."""
         started_at = await asyncio.to_thread(self.nexus.now)
-        hands: set[asyncio.Task[None]] = set()
+        self.log, self.run = run_log(), run_ref()
         asked_at = time.monotonic()
         try:
-            while True:
-                try:
-                    claims = await self._claim(self.concurrency - len(hands))
-                    over = not hands and not claims and not await self._worth_waiting(wait, beside)
-                    asked_at = time.monotonic()
-                except DatabaseUnavailable as error:
-                    # An empty board is one thing, a board that nobody can read another.
-                    if not wait and not hands and time.monotonic() - asked_at > self.lease_seconds:
-                        raise
-                    run_log().warning("%s Trying again.", error)
-                    claims, over = [], False
-                if over:
-                    break
-                hands |= {asyncio.create_task(self._attempt(claim), name=claim.task_id) for claim in claims}
-                await self._pause(hands)
-                for hand in [hand for hand in hands if hand.done()]:
-                    hands.remove(hand)
-                    hand.result()
+            async with ringing(self.nexus, self.stir):
+                while True:
+                    self.stir.clear()
+                    try:
+                        claims = await self._claim()
+                        idle = not self.hands and not claims and not self.ahead
+                        over = idle and not await self._worth_waiting(wait, beside)
+                        asked_at = time.monotonic()
+                    except DatabaseUnavailable as error:
+                        # An empty board is one thing, a board that nobody can read another.
+                        if not wait and not self.hands and time.monotonic() - asked_at > self.lease_seconds:
+                            raise
+                        self.log.warning("%s Trying again.", error)
+                        over = False
+                    if over:
+                        break
+                    self._begin()
+                    await self._hand_back_what_waits()
+                    await self._pause()
+                    self._raise_faults()
         finally:
             # Stopped from outside, or by a fault: every attempt hands its task back before the shift ends.
-            for hand in hands:
+            self.ahead.clear()
+            for hand in self.hands:
                 hand.cancel()
-            await outlast(asyncio.gather(*hands, return_exceptions=True))
+            await outlast(asyncio.gather(*self.hands, return_exceptions=True))
             for claim in list(self.unbegun.values()):
                 await self._release(claim)
         return await self._report(started_at)
 
-    async def _claim(self, free: int) -> list[Claim]:
-        limit = free if self.max_tasks is None else min(free, self.max_tasks - self.claimed)
+    async def progress(self) -> float:
+        """How much of its work is done, in percent, as far as it can know how much there is."""
+        if self.max_tasks is not None:
+            return 100 * len(self.done) / self.max_tasks
+        counted = await asyncio.to_thread(self.nexus.stats, self.episode_id)
+        left = sum(number for status, number in counted.items() if status not in TERMINAL)
+        return 100 * len(self.done) / max(1, len(self.done) + left)
+
+    def _wanted(self) -> int:
+        """How many claims to ask for: one for each free hand, and a little work ahead."""
+        now, (asked_at, before) = time.monotonic(), self.asked
+        ended = self.ended - before
+        self.asked = now, self.ended
+        # What was quick lately may be slow next, so the number grows with the proof, not with a first guess.
+        ahead = min(AHEAD_AT_MOST, ended, int(ended / (now - asked_at) * AHEAD_SECONDS))
+        free = self.concurrency - self.busy
+        wanted = free + ahead - len(self.ahead)
+        return wanted if self.max_tasks is None else min(wanted, self.max_tasks - self.claimed)
+
+    async def _claim(self) -> list[Claim]:
+        limit = self._wanted()
         if limit <= 0 or self.pulse.is_weak:
             return []
+        # Where only the shift is shown all attempts belong to its run, and begin with their claims.
+        begun = {"start": True, "run_ref": self.run} if self.observe == "shift" else {}
         claims = await to_the_end(
             self.nexus.claim,
             self.agent_id,
@@ -145,9 +213,12 @@ class Shift:
             task_types=self.task_types,
             episode_id=self.episode_id,
             lease_seconds=self.lease_seconds,
+            **begun,
         )
         self.claimed += len(claims)
         self.unbegun |= {_key(claim): claim for claim in claims}
+        self.ahead.extend((claim, time.monotonic()) for claim in claims)
+        await asyncio.sleep(0)  # where it was stopped while it claimed: nothing is begun then
         return claims
 
     async def _worth_waiting(self, wait: bool, beside: Sequence[str]) -> bool:
@@ -160,35 +231,72 @@ class Shift:
         left, stuck = await asyncio.to_thread(self.nexus.stuck, agents, self.task_types, episode_id=self.episode_id)
         return left > len(stuck)
 
-    async def _pause(self, hands: set[asyncio.Task[None]]) -> None:
-        """Until a hand is free, or it is time to look for work again."""
-        if not hands:
-            await asyncio.sleep(POLL_SECONDS)
-            return
-        full = len(hands) >= self.concurrency
-        await asyncio.wait(hands, timeout=None if full else POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    def _begin(self) -> None:
+        """Put claims into free hands."""
+        while self.ahead and self.busy < self.concurrency:
+            claim, _ = self.ahead.popleft()
+            self.busy += 1
+            hand = asyncio.create_task(self._attempt(claim), name=claim.task_id)
+            self.hands.add(hand)
+            hand.add_done_callback(self._closed)
+
+    def _closed(self, hand: asyncio.Task[None]) -> None:
+        if hand.cancelled() or hand.exception() is None:
+            self.hands.discard(hand)  # what went wrong stays, for `_raise_faults`
+        self.stir.set()
+
+    def _raise_faults(self) -> None:
+        for hand in [hand for hand in self.hands if hand.done()]:
+            self.hands.discard(hand)
+            hand.result()
+
+    def _freed(self) -> None:
+        """A handler has ended: the next claim gets its hand at once, and more are fetched before none is left."""
+        self.busy -= 1
+        self.ended += 1
+        self._begin()
+        if len(self.ahead) <= self.concurrency:
+            self.stir.set()
+
+    async def _pause(self) -> None:
+        """Until a hand is free, the bell rings, or it is time to look for work again."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL_SECONDS):
+                await self.stir.wait()
 
     async def _attempt(self, claim: Claim) -> None:
-        """One attempt as a Prefect task run; its errors are in the nexus and in the UI, not ours to raise."""
-        work = _Work(self, claim)
-        token = _work.set(work)
+        """One attempt; its errors are in the nexus and in the UI, not ours to raise."""
+        work = _Work(self, claim, self._freed)
         try:
-            # Prefect types return_state for sync tasks only.
-            number = claim.task.attempt_count + 1
-            await _attempt(claim.task_id, number, claim.agent_id, return_state=True)  # type: ignore[misc]
+            if self.observe == "shift":
+                await work.do(self.run)
+            else:
+                token = _work.set(work)
+                try:
+                    # Prefect types return_state for sync tasks only.
+                    number = claim.task.attempt_count + 1
+                    await _attempt(claim.task_id, number, claim.agent_id, return_state=True)  # type: ignore[misc]
+                finally:
+                    _work.reset(token)
         finally:
-            _work.reset(token)
+            work.free()
             if _key(claim) in self.unbegun:
                 await self._release(claim)
         if work.finished is not None:
             self.done.append(_reported(claim.task_id, work.finished))
 
-    async def _release(self, claim: Claim) -> None:
+    async def _hand_back_what_waits(self) -> None:
+        """Claims ahead for which no hand came free: the work has become slow, and others may be idle."""
+        while self.ahead and time.monotonic() - self.ahead[0][1] > POLL_SECONDS:
+            claim, _ = self.ahead.popleft()
+            await self._release(claim, "its agent has no hand free")
+
+    async def _release(self, claim: Claim, why: str = "its agent stopped before it began") -> None:
         del self.unbegun[_key(claim)]
         try:
-            await to_the_end(self.nexus.release, claim, "its agent stopped before it began")
+            await to_the_end(self.nexus.release, claim, why)
         except NexusError as error:
-            run_log().warning("not handed back: %s", error)
+            self.log.warning("not handed back: %s", error)
 
     async def _report(self, started_at: datetime) -> ShiftReport:
         finished_at = await asyncio.to_thread(self.nexus.now)
@@ -199,11 +307,34 @@ class Shift:
 
 @dataclass(slots=True)
 class _Work:
-    """What one Prefect task run is to do; Prefect itself sees the task's id and the attempt's number only."""
+    """What one hand is to do; Prefect itself sees the task's id and the attempt's number only."""
 
     shift: Shift
     claim: Claim
+    freed: Callable[[], None]
     finished: Finished | None = None
+    is_free: bool = False
+
+    def free(self) -> None:
+        """The hand is free; said once."""
+        if not self.is_free:
+            self.is_free = True
+            self.freed()
+
+    async def do(self, ref: dict[str, Any]) -> None:
+        """The attempt, as the run `ref`."""
+        shift = self.shift
+        del shift.unbegun[_key(self.claim)]
+        self.finished = await run_attempt(
+            shift.nexus,
+            self.claim,
+            lease_seconds=shift.lease_seconds,
+            run_ref=ref,
+            log=shift.log if shift.observe == "shift" else run_log(),
+            pulse=shift.pulse,
+            complete=shift.outbox.complete,
+            on_idle=self.free if shift.observe == "shift" else None,
+        )
 
 
 _work: ContextVar[_Work] = ContextVar("work")
@@ -212,16 +343,8 @@ _work: ContextVar[_Work] = ContextVar("work")
 @task(name="attempt", task_run_name=ATTEMPT_NAME, cache_policy=NO_CACHE)
 async def _attempt(task_id: str, number: int, agent_id: str) -> None:  # noqa: ARG001 - they name the run
     work = _work.get()
-    shift = work.shift
-    del shift.unbegun[_key(work.claim)]
-    work.finished = await run_attempt(
-        shift.nexus,
-        work.claim,
-        lease_seconds=shift.lease_seconds,
-        run_ref=run_ref(),
-        log=run_log(),
-        pulse=shift.pulse,
-    )
+    await work.do(run_ref())
+    assert work.finished is not None
     raise_unless_completed(task_id, work.finished)
 
 
@@ -234,7 +357,7 @@ def _reported(task_id: str, finished: Finished) -> AttemptReport:
         task_id=task_id,
         number=finished.number,
         outcome=finished.outcome,
-        status=finished.task.status if finished.task else None,
+        status=finished.status,
         seconds=finished.seconds,
         error=str(finished.error) if finished.error else None,
     )

@@ -9,11 +9,16 @@ import contextvars
 import functools
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, TypeVar
+
+from nexus import TaskNexus
 
 T = TypeVar("T")
+
+QUIET_SECONDS: Final = 0.005
+"""Between two rings of a bell."""
 
 
 async def to_the_end(call: Callable[..., T], *given: Any, **named: Any) -> T:
@@ -72,6 +77,27 @@ def in_own_thread(call: Callable[[], T], name: str) -> asyncio.Future[T]:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future
+
+
+@asynccontextmanager
+async def ringing(nexus: TaskNexus, event: asyncio.Event) -> AsyncIterator[None]:
+    """Set `event` whenever there may be work."""
+    loop, bell = asyncio.get_running_loop(), nexus.bell()
+    over = threading.Event()
+
+    def listen() -> None:
+        while not over.is_set():
+            if bell.wait(1.0):
+                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    loop.call_soon_threadsafe(event.set)
+                over.wait(QUIET_SECONDS)  # whoever is busy with many rings has no time for work
+
+    threading.Thread(target=listen, name="bell", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        bell.close()
 
 
 def _this_task() -> asyncio.Task[Any]:

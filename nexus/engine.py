@@ -102,7 +102,8 @@ class Database:
         self._clock = clock or (utc_now if self.is_sqlite else None)
         self._one_at_a_time: AbstractContextManager[Any] = nullcontext()
         options: dict[str, Any] = {"json_serializer": dump_json}
-        if self.is_sqlite and self.url.database in (None, "", ":memory:"):
+        self.is_in_memory = self.is_sqlite and self.url.database in (None, "", ":memory:")
+        if self.is_in_memory:
             # A database in memory lives and dies with its one connection, which threads must take in turn.
             options["poolclass"] = StaticPool
             self._one_at_a_time = threading.RLock()

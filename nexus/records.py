@@ -27,12 +27,24 @@ def _insert_new(tx: Tx, table: sa.Table) -> Any:
     return build(table).on_conflict_do_nothing()
 
 
+CHANNEL: Final = "nexus_work"
+"""Where PostgreSQL says that there may be work."""
+
+
+def ring(tx: Tx) -> None:
+    """Wake who waits for work, once this is committed. (An SQLite file is seen to change.)"""
+    if tx.connection.dialect.name == "postgresql":
+        tx.plain(sa.select(sa.func.pg_notify(CHANNEL, "")))
+
+
 def add_tasks(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> set[str]:
     """Insert task rows; the ids of those that were new. Conflicts of id or idempotency key are left out."""
     if not rows:
         return set()
     statement = _insert_new(tx, tasks).returning(tasks.c.task_id)
-    return set(tx.plain(statement, list(rows)).scalars())
+    added = set(tx.plain(statement, list(rows)).scalars())
+    ring(tx)
+    return added
 
 
 def add_dependencies(tx: Tx, edges: Iterable[tuple[str, str]]) -> None:

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any, Self, TypeVar
 
 from nexus import intake, queries, schema, transitions
+from nexus.bell import Bell
 from nexus.clock import Clock
 from nexus.engine import Database, Tx
 from nexus.errors import InvalidTask, NexusError, TaskNotFound
@@ -47,6 +48,10 @@ class OpenBoard:
     def url(self) -> str:
         """The database, without a password."""
         return self._database.name
+
+    def bell(self) -> Bell:
+        """A bell that rings when there may be work, for a thread that waits for some."""
+        return Bell(self._database)
 
     def now(self) -> datetime:
         """The present, as this nexus sees it."""

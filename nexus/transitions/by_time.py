@@ -53,7 +53,7 @@ def _lost(tx: Tx, compound: Compound, parameters: dict[str, Any]) -> Sequence[Ro
 @cache
 def _expire() -> Compound:
     why = sa.literal("Lost: the lease of ") + tasks.c.claimed_by + sa.literal(" ended without a word")
-    return _taken_back(sa.and_(among_numbers(tasks.c.seq, "batch"), is_expired()), why, left_of)
+    return _with_attempts(_taken_back(sa.and_(among_numbers(tasks.c.seq, "batch"), is_expired()), why), left_of)
 
 
 @cache
@@ -62,18 +62,16 @@ def _lose() -> Compound:
         tasks.c.task_id == sa.bindparam("p_task_id"), tasks.c.claim_no == sa.bindparam("p_claim_no"), is_held()
     )
     why = sa.literal("Lost: ") + sa.bindparam("p_error", type_=sa.Text())
-    return _taken_back(current, why, lambda moved: list(moved.c))
+    return _with_attempts(_taken_back(current, why), lambda moved: list(moved.c))
 
 
-def _taken_back(
-    whose: Clause, error: sa.ColumnElement[str], tells: Callable[[sa.FromClause], Sequence[sa.ColumnElement[Any]]]
-) -> Compound:
+def _taken_back(whose: Clause, error: sa.ColumnElement[str]) -> sa.Update:
     """Only an attempt that was begun counts as lost: a claim that never was costs the task nothing."""
     begun = status_in({TaskStatus.IN_PROGRESS})
     lost = sa.case((begun, 1), else_=0)
     spent = tasks.c.loss_count + lost >= tasks.c.retry_policy["max_losses"].as_integer()
     ends = sa.and_(begun, spent)
-    move = (
+    return (
         guarded(Verb.EXPIRE)
         .where(whose)
         .values(
@@ -87,6 +85,8 @@ def _taken_back(
         )
     )
 
+
+def _with_attempts(move: sa.Update, tells: Callable[[sa.FromClause], Sequence[sa.ColumnElement[Any]]]) -> Compound:
     def beside(moved: sa.FromClause) -> list[sa.Insert | sa.Update]:
         said, why = (sa.bindparam(name, type_=sa.Text()) for name in ("p_error", "p_why"))
         told = records.told_of(moved, Verb.EXPIRE, sa.literal_column(f"'{SWEEP}'", sa.Text()), why)

@@ -89,20 +89,16 @@ def shown() -> sa.FromClause:
 @compiles(Shown, "sqlite")
 def _shown_sqlite(element: Shown, compiler: SQLCompiler, **kw: Any) -> str:
     batch = compiler.process(element.clauses, **kw)
-    return (
-        "(SELECT each.value ->> 0 AS task_id, each.value ->> 1 AS claim_no, nullif(each.value -> 2, 'null') AS value "
-        f"FROM json_each({batch}) AS each)"  # noqa: S608 - the compiler's own text
-    )
+    columns = "each.value ->> 0 AS task_id, each.value ->> 1 AS claim_no, nullif(each.value -> 2, 'null') AS value"
+    return f"(SELECT {columns} FROM json_each({batch}) AS each)"  # noqa: S608 - the compiler's own text
 
 
 @compiles(Shown, "postgresql")
 def _shown_postgresql(element: Shown, compiler: SQLCompiler, **kw: Any) -> str:
     batch = compiler.process(element.clauses, **kw)
-    return (
-        "(SELECT item ->> 0 AS task_id, CAST(item ->> 1 AS INTEGER) AS claim_no, "
-        "CASE WHEN json_typeof(item -> 2) <> 'null' THEN item -> 2 END AS value "
-        f"FROM json_array_elements(CAST({batch} AS JSON)) AS item)"  # noqa: S608 - the compiler's own text
-    )
+    value = "CASE WHEN json_typeof(item -> 2) <> 'null' THEN item -> 2 END AS value"
+    columns = f"item ->> 0 AS task_id, CAST(item ->> 1 AS INTEGER) AS claim_no, {value}"
+    return f"(SELECT {columns} FROM json_array_elements(CAST({batch} AS JSON)) AS item)"  # noqa: S608 - as above
 
 
 class _Chosen(Question):

@@ -132,6 +132,9 @@ def follow(tx: Tx, verb: Verb, rows: Sequence[Row], actor: str | None) -> None:
     """
     if gone := _gone(tx, verb, rows, actor):
         settle_dependants(tx, gone)
+    # What failed is offered after a while; everything else that comes back is offered now.
+    if verb is not Verb.FAIL and any(row.status == TaskStatus.PENDING for row in rows):
+        records.ring(tx)
 
 
 def _gone(tx: Tx, verb: Verb, rows: Sequence[Row], actor: str | None) -> list[str]:
@@ -204,7 +207,8 @@ def free_dependants(tx: Tx, task_ids: Sequence[str]) -> None:
     A statement of its own, after their rows are locked: an edge that was added meanwhile has waited for that
     lock (`queries.lock_targets`) and has seen the new status, or is visible here.
     """
-    tx.run(_dependants_freed(), batch=dump_json(list(task_ids)))
+    if tx.run(_dependants_freed(), batch=dump_json(list(task_ids))).rowcount:
+        records.ring(tx)
 
 
 def settle_dependants(tx: Tx, task_ids: Iterable[str]) -> None:
@@ -217,6 +221,7 @@ def settle_dependants(tx: Tx, task_ids: Iterable[str]) -> None:
         batch = dump_json(wave)
         runs = tasks.c.on_dependency_failure == "run"
         if tx.run(_dependants_freed().where(runs), batch=batch).rowcount:
+            records.ring(tx)
             # The edge is gone, so that a later success of the same task does not count it down once more.
             met = among(dependencies.c.depends_on, "batch")
             anyway = dependencies.c.task_id.in_(sa.select(tasks.c.task_id).where(runs))

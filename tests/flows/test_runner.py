@@ -85,13 +85,12 @@ async def test_a_finished_task_keeps_its_result_and_who_made_it(
     done = await run_attempt(nexus, claim, run_ref={"flow_run_id": "f-1", "run_count": 1})
 
     assert (done.outcome, done.number, done.error) == (AttemptOutcome.COMPLETED, 1, None)
-    assert done.task == task_of(nexus)
-    assert done.task.status == TaskStatus.COMPLETED
-    assert done.task.result == {"words": 3, "by": "Agent-1"}
+    assert done.status == TaskStatus.COMPLETED
+    assert task_of(nexus).result == {"words": 3, "by": "Agent-1"}
     attempt = last_attempt(nexus)
     assert attempt.outcome == AttemptOutcome.COMPLETED
     assert attempt.finished_at is not None
-    assert attempt.result == done.task.result
+    assert attempt.result == task_of(nexus).result
     assert attempt.run_ref == {"flow_run_id": "f-1", "run_count": 1}
 
 
@@ -139,8 +138,8 @@ async def test_a_failed_attempt_is_offered_again_until_the_budget_is_spent(nexus
     for number, status in enumerate([PENDING, PENDING, FAILED], start=1):
         done = await run_attempt(nexus, claim)
         assert (done.outcome, done.number) == (AttemptOutcome.FAILED, number)
-        assert done.task is not None
-        assert done.task.status == status
+        assert done.status is not None
+        assert done.status == status
         assert isinstance(done.error, ValueError)
         if status == PENDING:
             claim = nexus.claim_task("EP07-T3", "Agent-1")
@@ -158,9 +157,9 @@ async def test_a_handler_may_say_when_to_try_again(make_nexus: MakeNexus, handle
 
     done = await run_attempt(nexus, claimed(nexus))
 
-    assert done.task is not None
-    assert done.task.status == PENDING
-    assert timedelta(seconds=999) < done.task.available_at - before < timedelta(seconds=1030)
+    assert done.status is not None
+    assert done.status == PENDING
+    assert timedelta(seconds=999) < done.available_at - before < timedelta(seconds=1030)
 
 
 async def test_a_handler_may_give_up(nexus: TaskNexus, handles: Handles) -> None:
@@ -171,8 +170,8 @@ async def test_a_handler_may_give_up(nexus: TaskNexus, handles: Handles) -> None
 
     done = await run_attempt(nexus, claimed(nexus))
 
-    assert done.task is not None
-    assert (done.task.status, done.task.error) == (FAILED, "GiveUp: the page is gone")
+    assert done.status is not None
+    assert (done.status, task_of(nexus).error) == (FAILED, "GiveUp: the page is gone")
 
 
 class Unspeakable(Exception):
@@ -381,8 +380,8 @@ async def test_a_cancelled_task_stops_its_work(nexus: TaskNexus, handles: Handle
         done = await running
 
     assert done.outcome == AttemptOutcome.CANCELLED
-    assert done.task is not None
-    assert done.task.status == TaskStatus.CANCELLED
+    assert done.status is not None
+    assert done.status == TaskStatus.CANCELLED
     assert last_attempt(nexus).outcome == AttemptOutcome.CANCELLED
 
 
@@ -450,7 +449,7 @@ async def test_a_late_result_is_kept_and_the_newer_attempt_untouched(
 
     done = await slow
 
-    assert (done.outcome, done.task) == (AttemptOutcome.LOST, None)
+    assert (done.outcome, done.status) == (AttemptOutcome.LOST, None)
     first, second = nexus.attempts("EP07-T3")
     assert (first.outcome, first.late_result) == (AttemptOutcome.LOST, "by Agent-1")
     assert (second.outcome, second.late_result) == (AttemptOutcome.RUNNING, None)
@@ -464,7 +463,7 @@ async def test_work_stops_when_its_lease_could_not_be_renewed(make_nexus: MakeNe
     async with asyncio.timeout(10):
         done = await run_attempt(nexus, claimed(nexus, lease_seconds=0.3), lease_seconds=0.3)
 
-    assert (done.outcome, done.task) == (AttemptOutcome.RELEASED, None)
+    assert (done.outcome, done.status) == (AttemptOutcome.RELEASED, None)
     assert task_of(nexus).status == PENDING, "only the heartbeats were cut off: no need to wait for a sweep"
 
 
@@ -745,8 +744,8 @@ async def test_what_was_done_is_insisted_on(
     done = await run_attempt(nexus, claimed(nexus), lease_seconds=1.5)
 
     assert done.outcome == (AttemptOutcome.FAILED if fails else AttemptOutcome.COMPLETED)
-    assert done.task is not None
-    assert done.task.status == (PENDING if fails else TaskStatus.COMPLETED)
+    assert done.status is not None
+    assert done.status == (PENDING if fails else TaskStatus.COMPLETED)
     assert len(nexus.attempts("EP07-T3")) == 1
     assert task_of(nexus).failure_count == int(fails)
 

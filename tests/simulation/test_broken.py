@@ -9,12 +9,19 @@ import sqlalchemy as sa
 
 from nexus import records, sweeping, watch
 from nexus.predicates import is_held
-from nexus.transitions import by_time, core, holding
+from nexus.tables import tasks
+from nexus.transitions import by_time, core, holding, taking
 
 from . import judges
 from .conftest import judged
 from .judges import Violation
 from .world import World
+
+
+def forget_statements() -> None:
+    """Statements are built once; what was broken, or is whole again, is to be seen in them."""
+    for cached in (taking._claim, taking._start, holding._complete, by_time._expire, by_time._lose):
+        cached.cache_clear()
 
 
 def stale_look(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,8 +44,10 @@ def no_lease_in_the_update(monkeypatch: pytest.MonkeyPatch, _world: World) -> No
 def no_claim_number(monkeypatch: pytest.MonkeyPatch, _world: World) -> None:
     always = sa.bindparam("p_claim_no", type_=sa.Integer()) >= 0
     monkeypatch.setattr(holding, "fenced", lambda verb: core.one(verb).where(always))
-    for cached in (holding._start, holding._complete):
-        cached.cache_clear()
+    for module in (taking, holding):
+        monkeypatch.setattr(
+            module, "fenced_many", lambda verb, shown: core.guarded(verb).where(tasks.c.task_id == shown.c.task_id)
+        )
 
 
 def without_keys(world: World) -> None:
@@ -96,8 +105,7 @@ BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch, World], None], str]] = {
 def restored(request: pytest.FixtureRequest, database_url: str) -> Any:
     """The tests' PostgreSQL is shared: what was dropped comes back."""
     yield
-    for cached in (holding._start, holding._complete):
-        cached.cache_clear()
+    forget_statements()
     if not database_url.startswith("postgresql"):
         return
     engine = sa.create_engine(database_url)
@@ -120,6 +128,7 @@ def test_what_is_broken_on_purpose_is_noticed(
     break_it, says = BROKEN[name]
     world = begin(7, 80)
     break_it(monkeypatch, world)
+    forget_statements()
     with pytest.raises(Violation, match=says):
         judged(world, 40)
 
@@ -130,6 +139,7 @@ def test_what_the_database_itself_catches_hurts_nobody(
 ) -> None:
     """The same mistakes with the guards in place: the UPDATE looks once more, the keys are unique."""
     world = begin(7, 80)
+    forget_statements()
     held_up(monkeypatch) if isinstance(held_up, partial) else held_up(monkeypatch, world)
     world.live(8, lambda: judges.check(world) if world.ledger.wrongs else None)
     judges.check(world)
