@@ -19,6 +19,9 @@ from nexus.values import dump_json
 
 Row = sa.Row[Any]
 
+_OF_ONE_MOVE: Final = ("task_id", "at", "verb", "actor", "claim_no")
+"""No two rows of the history share these."""
+
 
 def _insert_new(tx: Tx, table: sa.Table) -> Any:
     """An INSERT that leaves a row alone which is there already."""
@@ -84,8 +87,7 @@ def write_history(
         }
         for row in rows
     ]
-    if events:
-        tx.plain(sa.insert(history), events)
+    write_events(tx, events)
 
 
 def waited(row: Row) -> float | None:
@@ -97,8 +99,11 @@ def waited(row: Row) -> float | None:
 
 
 def write_events(tx: Tx, events: Sequence[Mapping[str, Any]]) -> None:
-    """History rows as they are: what an import brings, and what is said of agents."""
+    """History rows as they are: of moves, what an import brings, and what is said of agents."""
     if events:
+        tx.leaves(
+            lambda: sa.select(history.c.seq).where(*(history.c[name] == events[0][name] for name in _OF_ONE_MOVE))
+        )
         tx.plain(sa.insert(history), list(events))
 
 
@@ -225,7 +230,11 @@ def take_step(tx: Tx, step: str, at: datetime, details: Mapping[int, str]) -> se
         return set()
     statement = _insert_new(tx, stall_steps).returning(stall_steps.c.stall_id)
     rows = [{"stall_id": stall_id, "step": step, "at": at, "detail": detail} for stall_id, detail in details.items()]
-    return set(tx.plain(statement, rows).scalars())
+    taken = set(tx.plain(statement, rows).scalars())
+    if taken:
+        mine = sa.and_(stall_steps.c.stall_id == min(taken), stall_steps.c.step == step, stall_steps.c.at == at)
+        tx.leaves(lambda: sa.select(stall_steps.c.step).where(mine))
+    return taken
 
 
 def reckon_again(tx: Tx, settings_hash: str) -> None:
@@ -265,6 +274,8 @@ SWEEPS_KEPT: Final = 10_000
 def write_sweep(tx: Tx, values: Mapping[str, Any]) -> None:
     """One pass on record; the oldest go."""
     number = tx.plain(sa.insert(sweeps).values(**values).returning(sweeps.c.sweep_id)).scalar_one()
+    mine = sa.and_(sweeps.c.sweep_id == number, sweeps.c.started_at == values["started_at"])
+    tx.leaves(lambda: sa.select(sweeps.c.sweep_id).where(mine))
     tx.plain(sa.delete(sweeps).where(sweeps.c.sweep_id <= number - SWEEPS_KEPT))
 
 
@@ -283,6 +294,7 @@ def resume(tx: Tx, task_type: str) -> list[int] | None:
     """
     if not tx.plain(sa.delete(pauses).where(pauses.c.task_type == task_type)).rowcount:
         return None
+    tx.leaves(lambda: sa.select(sa.literal(1)).where(~sa.exists().where(pauses.c.task_type == task_type)))
     waits = sa.and_(tasks.c.status == TaskStatus.PENDING.value, tasks.c.available_at < now())
     its_own = sa.true() if task_type == EVERY_TYPE else tasks.c.task_type == task_type
     over = tx.run(sa.select(tasks.c.stall_id).where(waits, its_own, tasks.c.stall_id.is_not(None))).scalars().all()

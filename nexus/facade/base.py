@@ -24,9 +24,7 @@ class OpenBoard:
         self, url: str | None = None, *, settings: NexusSettings | None = None, clock: Clock | None = None
     ) -> None:
         self.settings = settings or NexusSettings.load()
-        self._database = Database(
-            self.settings.location(url), clock=clock, synchronous=self.settings.sqlite_synchronous
-        )
+        self._database = Database.of(self.settings, self.settings.location(url), clock=clock)
         schema.ensure(self._database, may_upgrade=self._database.is_sqlite or self.settings.auto_upgrade)
 
     def __enter__(self) -> Self:
