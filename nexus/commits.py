@@ -81,3 +81,8 @@ def happened(engine: Engine, sent: Sent[Any]) -> bool:
         return False
     with engine.begin() as connection:
         return all(connection.execute(trace()).first() is not None for trace in sent.traces)
+
+
+def row_of(table: sa.Table, **values: Any) -> Trace:
+    """The trace that is a row with these values, which no other transaction can have written."""
+    return lambda: sa.select(sa.literal(1)).select_from(table).where(*(table.c[key] == values[key] for key in values))

@@ -12,7 +12,7 @@ from sqlalchemy import exc
 from nexus.errors import DatabaseUnavailable, NotANexusDatabase
 
 TRIES: Final = 6
-"""Of a transaction that others are in the way of; with delays of 0.05 s, doubling."""
+"""Of a transaction that others are in the way of; about a second and a half in all."""
 
 FIRST_CONTACT_SECONDS: Final = 2.0
 """For a server that refuses and was never reached: most likely the URL is wrong, and somebody waits to hear it."""
@@ -70,7 +70,7 @@ class Patience:
 
     def allows(self, fault: Fault, text: str = "") -> bool:
         """Whether to try again; the pause before that is over when this returns."""
-        pause = min(LONGEST_PAUSE, 0.05 * 2**self.pauses) * random.uniform(0.5, 1.5)
+        pause = min(LONGEST_PAUSE, 0.1 * 2**self.pauses) * random.random()
         if fault is Fault.OUTAGE:
             present = time.monotonic()
             self.away_since = present if self.away_since is None else self.away_since

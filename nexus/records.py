@@ -10,6 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from nexus.commits import row_of
 from nexus.engine import Tx
 from nexus.predicates import EVERY_TYPE
 from nexus.sql import Moment, among, among_numbers, later, now
@@ -19,8 +20,7 @@ from nexus.values import dump_json
 
 Row = sa.Row[Any]
 
-_OF_ONE_MOVE: Final = ("task_id", "at", "verb", "actor", "claim_no")
-"""No two rows of the history share these."""
+_OF_ONE_MOVE: Final = ("task_id", "at", "verb", "actor", "claim_no")  # no two rows of the history share these
 
 
 def _insert_new(tx: Tx, table: sa.Table) -> Any:
@@ -101,9 +101,7 @@ def waited(row: Row) -> float | None:
 def write_events(tx: Tx, events: Sequence[Mapping[str, Any]]) -> None:
     """History rows as they are: of moves, what an import brings, and what is said of agents."""
     if events:
-        tx.leaves(
-            lambda: sa.select(history.c.seq).where(*(history.c[name] == events[0][name] for name in _OF_ONE_MOVE))
-        )
+        tx.leaves(row_of(history, **{name: events[0][name] for name in _OF_ONE_MOVE}))
         tx.plain(sa.insert(history), list(events))
 
 
@@ -232,8 +230,7 @@ def take_step(tx: Tx, step: str, at: datetime, details: Mapping[int, str]) -> se
     rows = [{"stall_id": stall_id, "step": step, "at": at, "detail": detail} for stall_id, detail in details.items()]
     taken = set(tx.plain(statement, rows).scalars())
     if taken:
-        mine = sa.and_(stall_steps.c.stall_id == min(taken), stall_steps.c.step == step, stall_steps.c.at == at)
-        tx.leaves(lambda: sa.select(stall_steps.c.step).where(mine))
+        tx.leaves(row_of(stall_steps, stall_id=min(taken), step=step, at=at))
     return taken
 
 
@@ -274,8 +271,7 @@ SWEEPS_KEPT: Final = 10_000
 def write_sweep(tx: Tx, values: Mapping[str, Any]) -> None:
     """One pass on record; the oldest go."""
     number = tx.plain(sa.insert(sweeps).values(**values).returning(sweeps.c.sweep_id)).scalar_one()
-    mine = sa.and_(sweeps.c.sweep_id == number, sweeps.c.started_at == values["started_at"])
-    tx.leaves(lambda: sa.select(sweeps.c.sweep_id).where(mine))
+    tx.leaves(row_of(sweeps, sweep_id=number, started_at=values["started_at"]))
     tx.plain(sa.delete(sweeps).where(sweeps.c.sweep_id <= number - SWEEPS_KEPT))
 
 
