@@ -32,14 +32,6 @@ BOARD = '{"tasks": [{"task_id": "imported", "status": "done"}, {"task_id": "seco
 
 
 @pytest.fixture
-def wire(postgres_url: str) -> Iterator[Wire]:
-    """Before the test's PostgreSQL."""
-    wire = Wire(postgres_url)
-    yield wire
-    wire.close()
-
-
-@pytest.fixture
 def nexus(wire: Wire) -> Iterator[TaskNexus]:
     """A board at the other end of the wire, on the database's clock."""
     with TaskNexus(wire.url, settings=SETTINGS) as nexus:

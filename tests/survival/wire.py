@@ -6,6 +6,8 @@
 - `"commit"`: the COMMIT never reaches the server;
 - `"in time"`: both ends are cut as soon as the COMMIT is passed on;
 - `"late"`: the nexus is cut off, and the COMMIT reaches the server when nobody expects it any more.
+
+`starts_for(seconds)` answers new connections for so long as a server does that is about to start.
 """
 
 import socket
@@ -28,6 +30,7 @@ class Wire:
         self._server = _address(url)
         self._how: str | None = None
         self._once = threading.Lock()
+        self._starting_until = 0.0
         self.cuts = 0
         self.connections = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -40,6 +43,10 @@ class Wire:
         assert how in HOWS
         self._how = how
 
+    def starts_for(self, seconds: float) -> None:
+        """Be a server that is starting up."""
+        self._starting_until = time.monotonic() + seconds
+
     def close(self) -> None:
         """No more connections."""
         self._listener.close()
@@ -51,6 +58,9 @@ class Wire:
             except OSError:
                 return
             self.connections += 1
+            if time.monotonic() < self._starting_until:
+                threading.Thread(target=_say_that_it_starts, args=(client,), daemon=True).start()
+                continue
             server = socket.socket(self._server[0])
             try:
                 server.connect(self._server[1])
@@ -91,6 +101,17 @@ class Wire:
         while data := _read(server):
             _send(client, data)
         _cut(client)
+
+
+def _say_that_it_starts(client: socket.socket) -> None:
+    for _ in range(3):  # it may ask for encryption first, in two ways
+        asked = _read(client)
+        if asked[4:8] not in (b"\x04\xd2\x16\x2f", b"\x04\xd2\x16\x30"):
+            break
+        _send(client, b"N")
+    fields = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0"
+    _send(client, b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
+    client.close()
 
 
 def _address(url: sa.URL) -> tuple[int, Any]:
