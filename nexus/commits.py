@@ -12,7 +12,7 @@ What leaves no such row (a heartbeat, the registration of an agent) can be done 
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 import sqlalchemy as sa
@@ -53,8 +53,8 @@ class Sent(Generic[T]):
 
     name: str
     """Of its connection."""
-    traces: Sequence[Trace]
-    results: list[T] = field(default_factory=list)
+    traces: Sequence[Trace] = ()
+    results: Sequence[T] = ()
     """What it came to, once nothing but the COMMIT was left to do."""
 
 

@@ -190,13 +190,12 @@ class Database:
                 with self._one_at_a_time, self.engine.connect() as connection:
                     patience.reached = self._reached = True
                     connection = connection.execution_options(nexus_begin=begin)
-                    tx = Tx(connection, moment or (self._clock() if self._clock else None))
-                    if begin == WRITING and not self.is_sqlite:
-                        sent = Sent(commits.name_of(connection), tx.traces)
-                    with connection.begin():
+                    sent = Sent(commits.name_of(connection)) if begin == WRITING and not self.is_sqlite else None
+                    with connection.begin():  # only then the time: it may have waited for others
+                        tx = Tx(connection, moment or (self._clock() if self._clock else None))
                         result = work(tx)
                         if sent is not None:
-                            sent.results.append(result)
+                            sent.results, sent.traces = [result], tx.traces
                 return result
             except Again:
                 if not patience.allows(Fault.CONFLICT):

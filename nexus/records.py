@@ -293,8 +293,10 @@ def resume(tx: Tx, task_type: str) -> list[int] | None:
     tx.leaves(lambda: sa.select(sa.literal(1)).where(~sa.exists().where(pauses.c.task_type == task_type)))
     waits = sa.and_(tasks.c.status == TaskStatus.PENDING.value, tasks.c.available_at < now())
     its_own = sa.true() if task_type == EVERY_TYPE else tasks.c.task_type == task_type
-    over = tx.run(sa.select(tasks.c.stall_id).where(waits, its_own, tasks.c.stall_id.is_not(None))).scalars().all()
+    # One statement: it waits for a sweep that is about to open stalls here.
+    anew = sa.update(tasks).where(waits, its_own).values(available_at=now(), stall_id=sa.null())
+    rows = tx.run(anew.values(previous_stall_id=tasks.c.stall_id).returning(tasks.c.previous_stall_id)).scalars()
+    over = [stall_id for stall_id in rows if stall_id is not None]
     if over:
         close_stalls(tx, over, "resume")
-    tx.run(sa.update(tasks).where(waits, its_own).values(available_at=now(), stall_id=sa.null()))
-    return list(over)
+    return over
