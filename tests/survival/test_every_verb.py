@@ -29,7 +29,13 @@ def nexus(make_nexus: Any) -> TaskNexus:
 def test_every_verb_against_every_other(nexus: TaskNexus, database_url: str) -> None:
     policy = {"max_attempts": 3, "max_losses": 3, "backoff_seconds": 0}
     ids = nexus.add_tasks(
-        {"task_id": f"T{number}", "requires_review": number % 3 == 0, "retry_policy": policy} for number in range(50)
+        {
+            "task_id": f"T{number}",
+            "requires_review": number % 2 == 0,
+            "assigned_to": f"Agent-{number % PROCESSES}" if number % 3 == 0 else None,
+            "retry_policy": policy,
+        }
+        for number in range(50)
     )
     command = [sys.executable, str(CROWD), database_url, str(PROCESSES), str(SECONDS)]
     crowd = subprocess.run(
