@@ -76,7 +76,9 @@ def test_a_fleet_works_on_through_a_restart_a_crash_and_a_killed_session(
             for disturbance in (own_server.kill_a_session, restart, crash):
                 before = len(acknowledged)
                 disturbance()
+                waits_until = time.monotonic() + 20
                 while len(acknowledged) < before + 20:
+                    assert time.monotonic() < waits_until, f"nobody works after {disturbance.__name__}"
                     time.sleep(0.01)
         finally:
             over.set()

@@ -16,7 +16,7 @@ import pytest
 from nexus import Claim, NexusSettings, TaskMonitoringConfig, TaskNexus
 from nexus.boards import read_board
 from nexus.engine import Database
-from nexus.errors import NexusError
+from nexus.errors import DatabaseUnavailable, NexusError
 
 from .wire import Wire
 
@@ -159,6 +159,19 @@ def test_a_commit_that_comes_too_late_finds_its_session_gone(nexus: TaskNexus, w
     assert time.monotonic() - began < 0.3, "nobody waited for it"
     time.sleep(0.5)
     assert [task.description for task in nexus.get_all_tasks()] == ["one"]
+
+
+def test_where_nobody_can_tell_the_error_says_so(wire: Wire, postgres_url: str) -> None:
+    with TaskNexus(wire.url, settings=NexusSettings(database_retry_seconds=0.3)) as nexus:
+        wire.lose("answer")
+        wire.close()
+        with pytest.raises(DatabaseUnavailable, match="Whether this was written is not known: look, before you do"):
+            nexus.add_task({"task_id": "T1"})
+        with pytest.raises(DatabaseUnavailable) as known:
+            nexus.add_task({"task_id": "T2"})
+        assert "not known" not in str(known.value)
+    with TaskNexus(postgres_url, settings=SETTINGS) as nexus:
+        assert [task.task_id for task in nexus.get_all_tasks()] == ["T1"]
 
 
 def test_nobody_is_held_up_by_the_locks_of_a_session_that_was_cut_off(nexus: TaskNexus, wire: Wire) -> None:

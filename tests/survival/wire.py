@@ -49,7 +49,7 @@ class Wire:
 
     def close(self) -> None:
         """No more connections."""
-        self._listener.close()
+        _cut(self._listener)
 
     def _accept(self) -> None:
         while True:
