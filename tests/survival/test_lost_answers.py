@@ -1,13 +1,13 @@
 """A COMMIT whose answer is lost (PostgreSQL): every verb is done once, and says what it would have said anyway.
 
-One long story is told twice, over a wire that loses nothing, and over one that loses a COMMIT of every single write.
+One long story is told twice, over a wire that loses nothing, and over one that is cut in the middle of every single write.
 What the verbs said, and what stands on the board at the end, must be the same.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -122,15 +122,19 @@ def undisturbed(make_postgres: Callable[[str], str], tmp_path_factory: pytest.Te
         return [list(story(nexus)), record(nexus)]
 
 
-@pytest.mark.parametrize("hows", [["answer"], ["commit", "in time", "commit", "late"]], ids=["the same way", "any way"])
-def test_every_write_loses_a_commit_and_nothing_is_lost_or_done_twice(
+@pytest.mark.parametrize(
+    "hows",
+    [["answer"], ["commit", "in time", "commit", "late"], ["work"]],
+    ids=["its answer", "itself", "the work before it"],
+)
+def test_every_write_is_cut_off_and_nothing_is_lost_or_done_twice(
     nexus: TaskNexus, wire: Wire, undisturbed: list[Any], hows: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("board.json").write_text(BOARD)
-    write, ways = Database.write, cycle(hows)
+    write, ways, messages = Database.write, cycle(hows), count()
 
     def write_over_a_bad_wire(*arguments: Any, **named: Any) -> Any:
-        wire.lose(next(ways))
+        wire.lose(next(ways), after=next(messages) % 7)
         return write(*arguments, **named)
 
     monkeypatch.setattr(Database, "write", write_over_a_bad_wire)

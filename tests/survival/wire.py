@@ -7,6 +7,7 @@
 - `"in time"`: both ends are cut as soon as the COMMIT is passed on;
 - `"late"`: the nexus is cut off, and the COMMIT reaches the server when nobody expects it any more.
 
+`lose("work", after)` cuts both ends in the middle of the work, when so many more messages have been passed on.
 `starts_for(seconds)` answers new connections for so long as a server does that is about to start.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-HOWS = ("answer", "commit", "in time", "late")
+HOWS = ("answer", "commit", "in time", "late", "work")
 LATE_SECONDS = 0.3
 
 
@@ -29,6 +30,7 @@ class Wire:
         url = sa.make_url(server)
         self._server = _address(url)
         self._how: str | None = None
+        self._after = 0
         self._once = threading.Lock()
         self._starting_until = 0.0
         self.cuts = 0
@@ -38,10 +40,10 @@ class Wire:
         self.url = url._replace(host="127.0.0.1", port=port, query=sa.util.immutabledict()).render_as_string(False)
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def lose(self, how: str) -> None:
-        """Lose the next COMMIT."""
+    def lose(self, how: str, after: int = 0) -> None:
+        """Lose the next COMMIT, or the connection before it."""
         assert how in HOWS
-        self._how = how
+        self._how, self._after = how, after
 
     def starts_for(self, seconds: float) -> None:
         """Be a server that is starting up."""
@@ -72,12 +74,12 @@ class Wire:
 
     def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
         while data := _read(client):
-            how = self._taken() if b"COMMIT" in data else None
+            how = self._taken(data)
             if how is None:
                 _send(server, data)
                 continue
             self.cuts += 1
-            if how == "commit":
+            if how in ("commit", "work"):
                 _cut(server)
             elif how == "late":
                 _cut(client)
@@ -92,10 +94,15 @@ class Wire:
             _cut(client)
         _cut(server)
 
-    def _taken(self) -> str | None:
+    def _taken(self, data: bytes) -> str | None:
         with self._once:
+            if self._how == "work" and self._after:
+                self._after -= 1
+                return None
+            if self._how != "work" and b"COMMIT" not in data:
+                return None
             how, self._how = self._how, None
-        return how
+            return how
 
     def _answer(self, server: socket.socket, client: socket.socket) -> None:
         while data := _read(server):
