@@ -73,24 +73,24 @@ class Somebody:
             return self.claims[task_id]
         return self.nexus.current_claim(task_id)
 
-    def acknowledged(self, verb: str, task_id: str) -> None:
-        """The board said that it was done."""
-        self.done[f"{verb} {task_id}"] += 1
+    def acknowledged(self, verb: str, what: str | Claim) -> None:
+        """The board said that it was done: to a task, or under a claim."""
+        self.done[f"{verb} {what.task_id} {what.claim_no}" if isinstance(what, Claim) else f"{verb} {what} -"] += 1
 
     def claim(self) -> None:
         claim = self.nexus.claim_task(self.some(), self.name, lease_seconds=self.chance.choice([0.02, 60]))
         self.claims[claim.task_id] = claim
-        self.acknowledged("claim", claim.task_id)
+        self.acknowledged("claim", claim)
 
     def claim_any(self) -> None:
         for claim in self.nexus.claim(self.name, 3, lease_seconds=self.chance.choice([0.02, 60])):
             self.claims[claim.task_id] = claim
-            self.acknowledged("claim", claim.task_id)
+            self.acknowledged("claim", claim)
 
     def start(self) -> None:
         claim = self.held("start")
         self.nexus.start(claim)
-        self.acknowledged("start", claim.task_id)
+        self.acknowledged("start", claim)
 
     def heartbeat(self) -> None:
         self.nexus.heartbeat(self.held(), "still here")
@@ -98,17 +98,17 @@ class Somebody:
     def complete(self) -> None:
         claim = self.held("complete")
         self.nexus.complete(claim, [self.name, claim.claim_no])
-        self.acknowledged("complete", claim.task_id)
+        self.acknowledged("complete", claim)
 
     def fail(self) -> None:
         claim = self.held("fail")
         self.nexus.fail(claim, Failure(message="no", error_type="", retryable=self.chance.random() < 0.5))
-        self.acknowledged("fail", claim.task_id)
+        self.acknowledged("fail", claim)
 
     def release(self) -> None:
         claim = self.held("release")
         self.nexus.release(claim, "lunch")
-        self.acknowledged("release", claim.task_id)
+        self.acknowledged("release", claim)
 
     def cancel(self) -> None:
         self._decide("cancel", "no use")

@@ -17,23 +17,28 @@ ENDS = {
 }
 """How an attempt ends that was in progress when this was done to its task."""
 
-PATIENCE_SECONDS = 1.0
-"""On PostgreSQL a move has the time at which its statement came, and may then have waited for another's row."""
-
 
 def wrongs(nexus: TaskNexus) -> Iterator[str]:
-    """Everything on the board that cannot be."""
+    """Everything on the board that cannot be.
+
+    On SQLite times never run backwards either. On PostgreSQL a move has the time at which its statement came, and that
+    may then have waited for somebody else's.
+    """
+    in_time = nexus.url.startswith("sqlite")
     for finding in nexus.doctor():
         if finding.code not in ("sweep", "late_lease"):
             yield f"doctor: {finding.message}"
     attempts = nexus.attempts_by_task(task.task_id for task in nexus.get_all_tasks())
     for task in nexus.get_all_tasks():
         history = nexus.history(task.task_id)
-        for wrong in (*of_the_history(task, history), *of_the_attempts(task, history, attempts.get(task.task_id, []))):
+        for wrong in (
+            *of_the_history(task, history, in_time=in_time),
+            *of_the_attempts(task, history, attempts.get(task.task_id, [])),
+        ):
             yield f"{task.task_id}: {wrong}"
 
 
-def of_the_history(task: Task, history: list[HistoryEvent]) -> Iterator[str]:
+def of_the_history(task: Task, history: list[HistoryEvent], *, in_time: bool) -> Iterator[str]:
     """Each move is legal and begins where the one before it ended; the last one ends where the task stands."""
     first, *rest = history
     if (first.verb, first.to_status, first.claim_no) != ("add", TaskStatus.PENDING, 0):
@@ -41,7 +46,7 @@ def of_the_history(task: Task, history: list[HistoryEvent]) -> Iterator[str]:
     for before, event in pairwise(history):
         if event.from_status != before.to_status:
             yield f"{event.verb} found it {event.from_status}, but {before.verb} had left it {before.to_status}"
-        if (before.at - event.at).total_seconds() > PATIENCE_SECONDS:
+        if in_time and event.at < before.at:
             yield f"{event.verb} was before {before.verb}"
         taken = event.verb == Verb.CLAIM
         if event.claim_no != before.claim_no + taken:

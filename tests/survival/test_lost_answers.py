@@ -1,6 +1,7 @@
 """A COMMIT whose answer is lost (PostgreSQL): every verb is done once, and says what it would have said anyway.
 
-One long story is told twice, over a wire that loses nothing, and over one that is cut in the middle of every single write.
+One long story is told twice, over a wire that loses nothing, and over one that is cut in the middle of every
+single write.
 What the verbs said, and what stands on the board at the end, must be the same.
 """
 
