@@ -24,7 +24,14 @@ DOUBT: Final = " Whether this was written is not known: look, before you do it a
 
 _CONFLICTS: Final = ("40001", "40P01", "55P03")
 _OUTAGES: Final = ("57P01", "57P02", "57P03", "57P05", "08", "53300")
-_STARTING: Final = ("starting up", "shutting down", "recovery mode", "not yet accepting", "too many clients")
+_SOON: Final = (
+    "starting up",
+    "shutting down",
+    "recovery mode",
+    "not yet accepting",
+    "too many clients",
+    "connection slots",
+)
 _REFUSED: Final = ("onnection refused", "server closed the connection", "No such file or directory")
 
 
@@ -87,7 +94,7 @@ class Patience:
         return True
 
     def _seconds(self, text: str) -> float:
-        if self.reached or any(part in text for part in _STARTING):
+        if self.reached or any(part in text for part in _SOON):
             return self.outage_seconds
         return min(self.outage_seconds, FIRST_CONTACT_SECONDS) if any(part in text for part in _REFUSED) else 0.0
 
