@@ -17,7 +17,7 @@ def examine(settings: NexusSettings, url: str | None = None) -> list[Finding]:
     """Every finding about the board that `url`, or the settings, name; none where all is well."""
     location = url or settings.url
     try:
-        database = Database(location, synchronous=settings.sqlite_synchronous)
+        database = Database.of(settings, location)
         try:
             if missing := _missing(database):
                 return [missing]

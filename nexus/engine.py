@@ -1,8 +1,9 @@
 """One database: how it is opened, what a transaction is, and which faults are tried again.
 
 SQLite runs in WAL mode; every write transaction is `BEGIN IMMEDIATE`, because one that reads first and writes
-later fails with "database is locked" whatever the timeout. A statement that met a transient fault (a locked
-file, a deadlock, a connection that a restarting server dropped) is run again from the start of its transaction.
+later fails with "database is locked" whatever the timeout. A transaction that met a fault which passes (a locked
+file, a deadlock, a server that restarts or fails over) is run again from its start; `nexus.faults` says which and how
+long, `nexus.commits` how it is done once although the answer to its COMMIT was lost.
 """
 
 import random
@@ -11,27 +12,32 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, CursorResult, Engine, make_url
 from sqlalchemy.pool import StaticPool
 
+from nexus import commits
 from nexus.clock import Clock, utc_now
-from nexus.errors import DatabaseUnavailable, InvalidTask, NotANexusDatabase
+from nexus.commits import Sent, Trace
+from nexus.errors import DatabaseUnavailable, InvalidTask
+from nexus.faults import DOUBT, Fault, Patience, explained, is_cut_off, kind
+from nexus.settings import NexusSettings
 from nexus.sql import now
 from nexus.values import dump_json
 
 T = TypeVar("T")
 
 BUSY_TIMEOUT_MS: Final = 30_000
-TRIES: Final = 6
-"""With delays of 0.05 s, doubling: faults of up to about a second and a half are not seen by anybody."""
-
-_TRANSIENT_SQLSTATES: Final = ("40001", "40P01", "55P03", "57P0", "08", "53300")
+SHORTEST_NAP: Final = 0.0005
+LONGEST_NAP: Final = 0.01
+WRITING: Final = "BEGIN IMMEDIATE"
+CONNECT_SECONDS: Final = 10
+RETRY_SECONDS: Final = 10.0
 
 
 class Again(Exception):
@@ -45,6 +51,8 @@ class Tx:
     connection: Connection
     now: datetime | None
     """None: the database's own clock (PostgreSQL without an injected clock)."""
+    traces: list[Trace] = field(default_factory=list)
+    """What nobody but this transaction can have left."""
 
     def run(self, statement: sa.Executable, **parameters: Any) -> CursorResult[Any]:
         """Execute a statement that reads `nexus.sql.now`."""
@@ -57,6 +65,10 @@ class Tx:
     ) -> CursorResult[Any]:
         """Execute a statement that does not ask for the time."""
         return self.connection.execute(statement, parameters)
+
+    def leaves(self, trace: Trace) -> None:
+        """Note how to find what was written here: it tells later whether a commit happened whose answer was lost."""
+        self.traces.append(trace)
 
     def present(self) -> datetime:
         """The present, aware, in UTC; asks the database where its clock decides."""
@@ -96,10 +108,20 @@ def shown(url: URL) -> str:
 class Database:
     """An engine for one URL, and the transactions on it. Safe to share among threads."""
 
-    def __init__(self, url: str, *, clock: Clock | None = None, synchronous: str = "FULL") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock | None = None,
+        synchronous: str = "FULL",
+        connect_seconds: int = CONNECT_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
         self.url = parse_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._clock = clock or (utc_now if self.is_sqlite else None)
+        self._retry_seconds = retry_seconds
+        self._reached = False
         self._one_at_a_time: AbstractContextManager[Any] = nullcontext()
         options: dict[str, Any] = {"json_serializer": dump_json}
         self.is_in_memory = self.is_sqlite and self.url.database in (None, "", ":memory:")
@@ -107,9 +129,27 @@ class Database:
             # A database in memory lives and dies with its one connection, which threads must take in turn.
             options["poolclass"] = StaticPool
             self._one_at_a_time = threading.RLock()
+        # Threads of one process wait for their turn here, not for each other's locks on the file.
+        self._writers = threading.RLock() if self.is_sqlite and not self.is_in_memory else self._one_at_a_time
+        if not self.is_sqlite:
+            said = _waiting(connect_seconds)
+            options["connect_args"] = {name: value for name, value in said.items() if name not in self.url.query}
         self.engine: Engine = sa.create_engine(self.url, **options)
         if self.is_sqlite:
             _prepare_sqlite(self.engine, synchronous)
+        else:
+            commits.name_connections(self.engine)
+
+    @classmethod
+    def of(cls, settings: NexusSettings, url: str, *, clock: Clock | None = None) -> Self:
+        """The database at `url`, opened as the settings say."""
+        return cls(
+            url,
+            clock=clock,
+            synchronous=settings.sqlite_synchronous,
+            connect_seconds=settings.database_connect_seconds,
+            retry_seconds=settings.database_retry_seconds,
+        )
 
     @property
     def is_injected(self) -> bool:
@@ -126,11 +166,14 @@ class Database:
 
         Raises `DatabaseUnavailable` when the database cannot be reached or written.
         """
-        return self._run(work, now, begin="BEGIN IMMEDIATE")
+        return self._run(work, now, begin=WRITING)
 
-    def write_at_once(self, work: Callable[[Tx], T]) -> T:
-        """Run `work`, which is one statement on PostgreSQL: a transaction in itself, in one round trip."""
-        return self._run(work, None, begin="BEGIN IMMEDIATE", alone=not self.is_sqlite)
+    def write_at_once(self, work: Callable[[Tx], T], again: Callable[[Tx], T]) -> T:
+        """Run `work`, which is one statement on PostgreSQL: a transaction in itself, in one round trip.
+
+        Where its answer was lost nobody knows what it moved: then `again` looks, in a transaction of its own.
+        """
+        return self._run(work, None, begin=WRITING, again=None if self.is_sqlite else again)
 
     def read(self, work: Callable[[Tx], T], *, now: datetime | None = None) -> T:
         """Run `work` on one consistent view; it must not write."""
@@ -153,62 +196,69 @@ class Database:
         """A clock that runs with the injected one, or else evenly: for what is remembered for a while."""
         return self._clock().timestamp() if self._clock is not None and self.is_injected else time.monotonic()
 
-    def _run(self, work: Callable[[Tx], T], moment: datetime | None, *, begin: str | None, alone: bool = False) -> T:
-        for attempt in range(1, TRIES + 1):
+    def _run(
+        self,
+        work: Callable[[Tx], T],
+        moment: datetime | None,
+        *,
+        begin: str | None,
+        again: Callable[[Tx], T] | None = None,
+    ) -> T:
+        patience = Patience(self._retry_seconds, self._reached)
+        lost: Sent[T] | None = None
+        while True:
+            sent: Sent[T] | None = None
             try:
-                with self._one_at_a_time, self.engine.connect() as connection:
-                    if alone:
+                if lost is not None and again is not None:
+                    commits.end(self.engine, lost.name)
+                    return self.write(again)
+                if lost is not None and commits.happened(self.engine, lost):
+                    return lost.results[0]
+                lost = None
+                turn = self._writers if begin == WRITING else self._one_at_a_time
+                with turn, self.engine.connect() as connection:
+                    patience.reached = self._reached = True
+                    if again is not None:
                         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
                     connection = connection.execution_options(nexus_begin=begin)
-                    with connection.begin():
-                        return work(Tx(connection, moment or (self._clock() if self._clock else None)))
+                    sent = Sent(commits.name_of(connection)) if begin == WRITING and not self.is_sqlite else None
+                    with connection.begin():  # only then the time: it may have waited for others
+                        tx = Tx(connection, moment or (self._clock() if self._clock else None))
+                        result = work(tx)
+                        if sent is not None:
+                            sent.results, sent.traces = [result], tx.traces
+                return result
             except Again:
-                if attempt == TRIES:
+                if not patience.allows(Fault.CONFLICT):
                     raise
             except (exc.DataError, UnicodeEncodeError, OverflowError) as error:
                 # What somebody asked about, or gave, is no text or number of a database's.
                 text = str(getattr(error, "orig", error)).strip().split("\n")[0]
                 raise InvalidTask(f"{self.name} cannot keep or compare a value that was given: {text}") from error
+            except commits.Undecided as error:
+                raise DatabaseUnavailable(
+                    f"{self.name}: a connection broke, and its session goes on.{DOUBT}"
+                ) from error
             except exc.DBAPIError as error:
-                if attempt == TRIES or not is_transient(error):
-                    raise self._explained(error) from error
-            time.sleep(0.05 * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
-        raise AssertionError("unreachable: the last try returns or raises")
-
-    def _explained(self, error: exc.DBAPIError) -> Exception:
-        """The typed error for a fault of the database itself; others (bugs) stay as they are."""
-        text = str(error.orig).strip().replace("\n", " ")
-        if isinstance(error.orig, sqlite3.DatabaseError) and "not a database" in text:
-            return NotANexusDatabase(
-                f"{self.name} is not an SQLite database; nothing was written to it. Choose another file."
-            )
-        connecting = error.statement is None
-        if isinstance(error, exc.OperationalError | exc.InterfaceError) or error.connection_invalidated or connecting:
-            return DatabaseUnavailable(f"{self.name}: {text}. {_advice(text)}".rstrip())
-        return error
+                lost = lost or (sent if is_cut_off(error) else None)
+                if not patience.allows(kind(error), str(error.orig)):
+                    unsure = lost is not None and bool(lost.results and lost.traces)
+                    raise explained(self.name, error, unsure=unsure) from error
 
 
-def is_transient(error: exc.DBAPIError) -> bool:
-    """Whether the same transaction may well succeed in a moment."""
-    if isinstance(error.orig, sqlite3.OperationalError):
-        return "locked" in str(error.orig) or "busy" in str(error.orig)
-    state = getattr(error.orig, "sqlstate", None)
-    if state is None:
-        return error.connection_invalidated
-    return error.connection_invalidated or str(state).startswith(_TRANSIENT_SQLSTATES)
+def _waiting(connect_seconds: int) -> dict[str, Any]:
+    """How long to wait for a server that says nothing: at first, and in the middle of a conversation.
 
-
-def _advice(text: str) -> str:
-    hints = {
-        "unable to open": "Does its folder exist, and may you write there?",
-        "readonly": "The file or its folder is read-only: give write permission or choose another database.",
-        "disk is full": "Free some space; what was accepted before is safe.",
-        "locked": "Another program holds the file; close it and try again.",
-        "onnection refused": "Is the server running, and are host and port right?",
-        "password authentication": "Check user and password in the URL.",
-        "does not exist": "Create it, or correct the URL.",
+    A server that is gone with its whole machine closes no connection. Without these the operating system would wait
+    a quarter of an hour for what was sent, and two hours for an answer.
+    """
+    return {
+        "connect_timeout": connect_seconds,
+        "keepalives_idle": connect_seconds,
+        "keepalives_interval": max(1, connect_seconds // 3),
+        "keepalives_count": 3,
+        "tcp_user_timeout": 2_000 * connect_seconds,
     }
-    return next((hint for part, hint in hints.items() if part in text), "")
 
 
 def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
@@ -221,5 +271,30 @@ def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        if begin := connection.get_execution_options().get("nexus_begin", "BEGIN"):
+        begin = connection.get_execution_options().get("nexus_begin", "BEGIN")
+        if begin == WRITING:
+            _begin_writing(connection)
+        elif begin:
             connection.exec_driver_sql(begin)
+
+
+def _begin_writing(connection: Connection) -> None:
+    """Wait for the file in short naps: SQLite's own grow to 100 ms, in which a hundred others could have written."""
+    driver: Any = connection.connection.driver_connection
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        until = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+        nap = SHORTEST_NAP
+        while time.monotonic() < until:
+            try:
+                driver.execute(WRITING)
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):
+                    break
+                time.sleep(nap * random.uniform(0.5, 1.5))
+                nap = min(2 * nap, LONGEST_NAP)
+            else:
+                return
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    connection.exec_driver_sql(WRITING)  # the last try tells what is wrong, in SQLAlchemy's words

@@ -11,6 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from nexus.commits import row_of
 from nexus.engine import Tx
 from nexus.predicates import EVERY_TYPE
 from nexus.rows import Row
@@ -19,6 +20,8 @@ from nexus.sql import Moment, among, among_numbers, later, now, seconds_between
 from nexus.states import AttemptOutcome, TaskStatus, Verb
 from nexus.tables import agents, attempts, dependencies, history, pauses, stall_steps, stalls, sweeps, tasks
 from nexus.values import dump_json
+
+_OF_ONE_MOVE: Final = ("task_id", "at", "verb", "actor", "claim_no")  # no two rows of the history share these
 
 
 def _insert_new(tx: Tx, table: sa.Table) -> Any:
@@ -124,14 +127,23 @@ def write_history(
     tx: Tx, verb: Verb | str, rows: Iterable[Row], *, actor: str | None, reason: str | None = None
 ) -> None:
     """One row a moved task (by `seq`), read from what the move left there: in the move's own transaction, at once."""
-    moved = [row.seq for row in rows]
+    moved = list(rows)
     if moved:
-        tx.plain(_history(verb), {"moved": dump_json(moved), "p_actor": actor, "p_why": reason})
+        leaves(tx, verb, moved[0])
+        numbers = dump_json([row.seq for row in moved])
+        tx.plain(_history(verb), {"moved": numbers, "p_actor": actor, "p_why": reason})
+
+
+def leaves(tx: Tx, verb: Verb | str, row: Row) -> None:
+    """A move leaves its line in the history, which tells later that it was made."""
+    moment, number = row.updated_at, row.claim_no
+    tx.leaves(row_of(history, task_id=row.task_id, at=moment, verb=str(verb), claim_no=number))
 
 
 def write_events(tx: Tx, events: Sequence[Mapping[str, Any]]) -> None:
-    """History rows as they are: what an import brings, and what is said of agents."""
+    """History rows as they are: of moves, what an import brings, and what is said of agents."""
     if events:
+        tx.leaves(row_of(history, **{name: events[0][name] for name in _OF_ONE_MOVE}))
         tx.plain(sa.insert(history), list(events))
 
 
@@ -265,7 +277,10 @@ def take_step(tx: Tx, step: str, at: datetime, details: Mapping[int, str]) -> se
         return set()
     statement = _insert_new(tx, stall_steps).returning(stall_steps.c.stall_id)
     rows = [{"stall_id": stall_id, "step": step, "at": at, "detail": detail} for stall_id, detail in details.items()]
-    return set(tx.plain(statement, rows).scalars())
+    taken = set(tx.plain(statement, rows).scalars())
+    if taken:
+        tx.leaves(row_of(stall_steps, stall_id=min(taken), step=step, at=at))
+    return taken
 
 
 def reckon_again(tx: Tx, settings_hash: str) -> None:
@@ -305,6 +320,7 @@ SWEEPS_KEPT: Final = 10_000
 def write_sweep(tx: Tx, values: Mapping[str, Any]) -> None:
     """One pass on record; the oldest go."""
     number = tx.plain(sa.insert(sweeps).values(**values).returning(sweeps.c.sweep_id)).scalar_one()
+    tx.leaves(row_of(sweeps, sweep_id=number, started_at=values["started_at"]))
     tx.plain(sa.delete(sweeps).where(sweeps.c.sweep_id <= number - SWEEPS_KEPT))
 
 
@@ -323,10 +339,13 @@ def resume(tx: Tx, task_type: str) -> list[int] | None:
     """
     if not tx.plain(sa.delete(pauses).where(pauses.c.task_type == task_type)).rowcount:
         return None
+    tx.leaves(lambda: sa.select(sa.literal(1)).where(~sa.exists().where(pauses.c.task_type == task_type)))
     waits = sa.and_(tasks.c.status == TaskStatus.PENDING.value, tasks.c.available_at < now())
     its_own = sa.true() if task_type == EVERY_TYPE else tasks.c.task_type == task_type
-    over = tx.run(sa.select(tasks.c.stall_id).where(waits, its_own, tasks.c.stall_id.is_not(None))).scalars().all()
+    # One statement: it waits for a sweep that is about to open stalls here.
+    anew = sa.update(tasks).where(waits, its_own).values(available_at=now(), stall_id=sa.null())
+    rows = tx.run(anew.values(previous_stall_id=tasks.c.stall_id).returning(tasks.c.previous_stall_id)).scalars()
+    over = [stall_id for stall_id in rows if stall_id is not None]
     if over:
         close_stalls(tx, over, "resume")
-    tx.run(sa.update(tasks).where(waits, its_own).values(available_at=now(), stall_id=sa.null()))
-    return list(over)
+    return over

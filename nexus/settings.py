@@ -94,7 +94,19 @@ class NexusSettings(BaseSettings):
         description="Upgrade an older PostgreSQL schema on open; false where another role migrates",
     )
     sqlite_synchronous: Literal["FULL", "NORMAL"] = Field(
-        "FULL", description="FULL survives a power cut; NORMAL is faster and may lose the last moments"
+        "FULL",
+        description="FULL: what was acknowledged survives a power cut. NORMAL is faster; a power cut may take the last "
+        "moments (never the file's integrity), the end of a process takes nothing",
+    )
+    database_connect_seconds: int = Field(
+        10, ge=2, le=600, description="After which a PostgreSQL server that says nothing counts as away"
+    )
+    database_retry_seconds: float = Field(
+        10,
+        ge=0,
+        le=3600,
+        description="How long each verb waits for a PostgreSQL server that restarts or fails over; for one that was "
+        "never reached and refuses, at most 2",
     )
     registration: Literal["open", "closed"] = Field(
         "open", description="open: an agent registers by claiming; closed: an operator registers it first"

@@ -163,9 +163,11 @@ def _opened(tx: Tx, orders: Orders) -> Findings:
     def act(numbers: Sequence[int]) -> Findings:
         rows = watch.by_number(tx, numbers)
         why = _why(tx, rows, orders.terms, "nothing keeps it from being claimed: nobody came")
-        _open(tx, rows, "waiting", why, present, config.ladders_hash, next_step_at=present)
-        pointed = transitions.watch(tx, numbers, still)
-        return Findings(seen={row.task_id for row in pointed}, conflicts=len(numbers) - len(pointed))
+        stall_of = _open(tx, rows, "waiting", why, present, config.ladders_hash, next_step_at=present)
+        seen = {row.task_id for row in transitions.watch(tx, numbers, still)}
+        if gone := [stall_id for task_id, stall_id in stall_of.items() if task_id not in seen]:
+            records.close_stalls(tx, gone, "pause")  # which came just now: all else about these tasks is locked
+        return Findings(seen=seen, conflicts=len(numbers) - len(seen))
 
     limit = config.max_per_sweep
     return _each(tx, watch.unwatched(tx, config, orders.learnt, limit), limit, act, _names(tx))

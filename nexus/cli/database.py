@@ -22,7 +22,7 @@ def upgrade(
 
     settings = NexusSettings.load()
     given = url or (context.find_root().obj or {}).get("database")
-    database = Database(settings.location(given), synchronous=settings.sqlite_synchronous)
+    database = Database.of(settings, settings.location(given))
     try:
         before = schema.current(database)
         schema.ensure(database)

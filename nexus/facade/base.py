@@ -27,9 +27,7 @@ class OpenBoard:
         self, url: str | None = None, *, settings: NexusSettings | None = None, clock: Clock | None = None
     ) -> None:
         self.settings = settings or NexusSettings.load()
-        self._database = Database(
-            self.settings.location(url), clock=clock, synchronous=self.settings.sqlite_synchronous
-        )
+        self._database = Database.of(self.settings, self.settings.location(url), clock=clock)
         self._known: dict[str, tuple[Row, float]] = {}
         """The agents that claimed here, and when their rows were read."""
         schema.ensure(self._database, may_upgrade=self._database.is_sqlite or self.settings.auto_upgrade)

@@ -66,7 +66,10 @@ class Claiming(Taking):
         rows: dict[str, Row] = {}
         if not self._database.is_sqlite and sound:
             asked = list(sound.values())
-            rows = self._database.write_at_once(lambda tx: transitions.complete(tx, asked, whole=whole, alone=True))
+            rows = self._database.write_at_once(
+                lambda tx: transitions.complete(tx, asked, whole=whole, alone=True),
+                lambda tx: transitions.completed(tx, [claim for claim, _ in asked], whole=whole),
+            )
         if len(rows) < len(sound):
             left = [pair for task_id, pair in sound.items() if task_id not in rows]
             rows |= self._database.write(lambda tx: transitions.complete(tx, left, whole=whole))

@@ -99,8 +99,15 @@ class Taking(Sweeping):
         Raises `InvalidTask` (`run_ref` is no JSON, or too large).
         """
         self._check("run_ref", run_ref)
-        begun = self._database.write_at_once(lambda tx: transitions.start(tx, claims, run_ref)) if claims else {}
+        begun = self._start(claims, run_ref) if claims else {}
         return self._each(Verb.START, claims, lambda claim: _attempt(claim, begun.pop(claim.task_id, None), run_ref))
+
+    def _start(self, claims: Sequence[Claim], run_ref: Any) -> dict[str, Row]:
+        def again(tx: Tx) -> dict[str, Row]:
+            there = transitions.begun(tx, claims)
+            return there | transitions.start(tx, [one for one in claims if one.task_id not in there], run_ref)
+
+        return self._database.write_at_once(lambda tx: transitions.start(tx, claims, run_ref), again)
 
     def _claim(
         self,
@@ -121,25 +128,23 @@ class Taking(Sweeping):
 
         def at_once(tx: Tx) -> list[Claim]:
             assert known is not None
-            return _claims(transitions.claim(tx, known, limit, lease, wishes, alone=True, **beginning))
+            return _claims(transitions.claim(tx, known, limit, lease, wishes, remembered=True, **beginning))
 
         def thoroughly(tx: Tx) -> list[Claim]:
             agent = registration.confirmed(tx, name, self.settings.registration)
-            slots = registration.free_slots(tx, agent, left)
+            slots = registration.free_slots(tx, agent, limit)
             records.seen(tx, name)
             rows = transitions.claim(tx, agent, slots, lease, wishes, **beginning) if slots else []
-            sweep_is_due[0] = not rows and not taken and wishes["task_id"] is None and self._nobody_sweeps(tx)
+            sweep_is_due[0] = not rows and wishes["task_id"] is None and self._nobody_sweeps(tx)
             self._known[name] = (agent, self._database.seconds())
             return _claims(rows)
 
         sweep_is_due = [False]
-        taken: list[Claim] = []
         known = self._remembered(name)
-        if known is not None and wishes["task_id"] is None:
-            taken = self._database.write_at_once(at_once)
-        left = limit - len(taken)
-        if left:
-            taken += self._database.write(thoroughly)
+        if known is not None and (taken := self._database.write(at_once)):
+            return taken
+        # The first time; now and then, to say that it lives; and where nothing was found, to see why.
+        taken = self._database.write(thoroughly)
         if not sweep_is_due[0]:
             return taken
         few = min(RESCUED, self.settings.monitoring.max_per_sweep)

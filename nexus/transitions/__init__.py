@@ -8,16 +8,18 @@ the moved rows, `previous_status` in them where they came from. The caller's tra
 from nexus.transitions.by_time import abandon, expire, lose, mark_overdue, reassign, stall, watch
 from nexus.transitions.core import refusal, settle_dependants, withdraw
 from nexus.transitions.deciding import approve, block, cancel, reject, retry, unblock
-from nexus.transitions.holding import complete, fail, heartbeat, release
-from nexus.transitions.taking import claim, start
+from nexus.transitions.holding import complete, completed, fail, heartbeat, release
+from nexus.transitions.taking import begun, claim, start
 
 __all__ = [
     "abandon",
     "approve",
+    "begun",
     "block",
     "cancel",
     "claim",
     "complete",
+    "completed",
     "expire",
     "fail",
     "heartbeat",

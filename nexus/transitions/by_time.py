@@ -92,7 +92,7 @@ def _with_attempts(move: sa.Update, tells: Callable[[sa.FromClause], Sequence[sa
         told = records.told_of(moved, Verb.EXPIRE, sa.literal_column(f"'{SWEEP}'", sa.Text()), why)
         return [records.closed(moved, AttemptOutcome.LOST, error=said), records.history_from(told)]
 
-    return Compound(move, beside, tells)
+    return Compound(Verb.EXPIRE, move, beside, tells)
 
 
 def watch(tx: Tx, numbers: Sequence[int], still: Clause) -> list[Row]:

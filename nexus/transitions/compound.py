@@ -12,9 +12,12 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from nexus.engine import Tx
+from nexus.records import leaves
 from nexus.rows import Row
+from nexus.schemas import Claim
 from nexus.sql import Question, among_numbers
-from nexus.tables import tasks
+from nexus.states import Verb
+from nexus.tables import history, tasks
 from nexus.values import dump_json
 
 Beside = Callable[[sa.FromClause], Sequence[sa.Insert | sa.Update]]
@@ -40,9 +43,17 @@ class Compound:
     """One verb on any number of tasks."""
 
     def __init__(
-        self, move: sa.Update, beside: Beside, tells: Callable[[sa.FromClause], Sequence[sa.ColumnElement[Any]]]
+        self,
+        verb: Verb,
+        move: sa.Update,
+        beside: Beside,
+        tells: Callable[[sa.FromClause], Sequence[sa.ColumnElement[Any]]],
     ) -> None:
-        """`tells`: from the moved tasks to the columns that the caller wants of each; `seq` is put before them."""
+        """`tells`: from the moved tasks to the columns that the caller wants of each; `seq` is put before them.
+
+        `task_id`, `claim_no` and `updated_at` are among them.
+        """
+        self._verb = verb
         told = _by_name(tells(tasks))
         plain = [tasks.c[name] for name in READ_BESIDE if name not in told]
         moved = move.returning(*plain, *(tasks.c[name] for name in told)).cte("moved")
@@ -53,7 +64,10 @@ class Compound:
     def run(self, tx: Tx, parameters: dict[str, Any]) -> Sequence[Row]:
         """Make the move; a row of each task that moved."""
         if tx.connection.dialect.name == "postgresql":
-            return tx.run(self._at_once, **parameters).all()
+            told = tx.run(self._at_once, **parameters).all()
+            if told:
+                leaves(tx, self._verb, told[0])
+            return told
         rows = tx.run(self._first, **parameters).all()
         if rows:
             moved = dump_json([row[0] for row in rows])
@@ -84,6 +98,25 @@ def shown() -> sa.FromClause:
         sa.Column("value", tasks.c.result.type),
     )
     return Shown(sa.bindparam("shown", type_=sa.Text())).table_valued(*columns, name="shown")
+
+
+def listed(claims: Sequence[Claim]) -> dict[str, str]:
+    """The parameter for claims that are shown without a value."""
+    return {"shown": dump_json([[claim.task_id, claim.claim_no, None] for claim in claims])}
+
+
+def done_by(verb: Verb, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """Of the tasks whose current claims are `shown`, those for which the history has `verb` under that claim.
+
+    A holder's verbs happen once a claim: where it is there, it is what the holder itself did.
+    """
+    claims = shown()
+    its_own = sa.and_(
+        history.c.task_id == tasks.c.task_id, history.c.claim_no == tasks.c.claim_no, history.c.verb == str(verb)
+    )
+    return sa.select(*columns).where(
+        tasks.c.task_id == claims.c.task_id, tasks.c.claim_no == claims.c.claim_no, sa.exists().where(its_own)
+    )
 
 
 @compiles(Shown, "sqlite")

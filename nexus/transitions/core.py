@@ -20,7 +20,17 @@ LATEST = sa.case((tasks.c.available_at < now(), now()), else_=tasks.c.available_
 
 LEFT = tuple(
     tasks.c[name]
-    for name in ("seq", "task_id", "status", "previous_status", "previous_stall_id", "stall_id", "overdue_id")
+    for name in (
+        "seq",
+        "task_id",
+        "claim_no",
+        "status",
+        "previous_status",
+        "previous_stall_id",
+        "stall_id",
+        "overdue_id",
+        "updated_at",
+    )
 )
 """What `leave_traces` reads of a moved task: the few columns that a move of thousands brings back."""
 

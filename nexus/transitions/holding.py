@@ -15,7 +15,7 @@ from nexus.schemas import Claim
 from nexus.sql import later, now
 from nexus.states import HELD, AttemptOutcome, TaskStatus, Verb
 from nexus.tables import tasks
-from nexus.transitions.compound import Compound, shown
+from nexus.transitions.compound import Compound, done_by, listed, shown
 from nexus.transitions.core import (
     FREE,
     WAITING,
@@ -73,11 +73,18 @@ def _complete(*, whole: bool, alone: bool) -> Compound:
         told = records.told_of(moved, Verb.COMPLETE, moved.c.claimed_by, sa.null())
         return [records.closed(moved, AttemptOutcome.COMPLETED, result=moved.c.result), records.history_from(told)]
 
-    def tells(moved: sa.FromClause) -> list[sa.ColumnElement[Any]]:
-        followed = [moved.c.overdue_id, moved.c.awaited]
-        return [*followed, *(fields_of(moved) if whole else [moved.c.task_id, moved.c.status])]
+    return Compound(Verb.COMPLETE, move, beside, lambda moved: _told(moved, whole=whole))
 
-    return Compound(move, beside, tells)
+
+def _told(moved: sa.FromClause, *, whole: bool) -> list[sa.ColumnElement[Any]]:
+    few = (moved.c[name] for name in ("task_id", "claim_no", "status", "updated_at"))
+    return [moved.c.overdue_id, moved.c.awaited, *(fields_of(moved) if whole else few)]
+
+
+def completed(tx: Tx, claims: Sequence[Claim], *, whole: bool) -> dict[str, Row]:
+    """As `complete` says it, of those that are completed under these claims: by somebody whose answer was lost."""
+    rows = tx.plain(done_by(Verb.COMPLETE, tasks.c.seq, *_told(tasks, whole=whole)), listed(claims))
+    return {row.task_id: row for row in rows}
 
 
 def complete(

@@ -14,7 +14,7 @@ from nexus.schemas import Claim
 from nexus.sql import later, now
 from nexus.states import AttemptOutcome, TaskStatus, Verb
 from nexus.tables import agents, attempts, tasks
-from nexus.transitions.compound import Compound, chosen, shown
+from nexus.transitions.compound import Compound, chosen, done_by, listed, shown
 from nexus.transitions.core import close_over, fenced_many, guarded
 from nexus.values import dump_json
 
@@ -70,7 +70,7 @@ _RUN_REF = sa.bindparam("p_run_ref", type_=attempts.c.run_ref.type)
 
 
 @lru_cache(maxsize=256)
-def _claim(limit: int | None, *, handles: bool, start: bool, alone: bool, **wishes: bool) -> Compound:
+def _claim(limit: int | None, *, handles: bool, start: bool, remembered: bool, **wishes: bool) -> Compound:
     bound = sa.bindparam("limit", type_=sa.Integer())
     picked = (
         sa.select(tasks.c.seq)
@@ -80,7 +80,7 @@ def _claim(limit: int | None, *, handles: bool, start: bool, alone: bool, **wish
         # Who wants just one task waits for its lock, which may be held by somebody who only depends on it.
         .with_for_update(skip_locked=not wishes["task_id"])
     )
-    if alone:
+    if remembered:
         known = sa.and_(
             agents.c.agent_id == sa.bindparam("agent_id", type_=sa.Text()),
             agents.c.revision == sa.bindparam("p_revision", type_=sa.Integer()),
@@ -101,13 +101,11 @@ def _claim(limit: int | None, *, handles: bool, start: bool, alone: bool, **wish
     )
     if start:
         move = move.values(attempt_count=tasks.c.attempt_count + sa.literal_column("1"))
-    if alone:
-        move = move.where(tasks.c.stall_id.is_(None))
 
     def beside(moved: sa.FromClause) -> list[sa.Insert | sa.Update]:
         return [_claimed_history(moved, start=start), *([_opened(moved, _RUN_REF)] if start else [])]
 
-    return Compound(move, beside, lambda moved: [moved.c.previous_stall_id, *fields_of(moved)])
+    return Compound(Verb.CLAIM, move, beside, lambda moved: [moved.c.previous_stall_id, *fields_of(moved)])
 
 
 def claim(
@@ -119,14 +117,13 @@ def claim(
     *,
     start: bool = False,
     run_ref: Any = None,
-    alone: bool = False,
+    remembered: bool = False,
 ) -> list[Row]:
     """Take up to `limit` claimable tasks, first by priority, then by how long they wait: `TAKEN` in that order.
 
     `wishes` are values for the names of `predicates.wanted`; None is no wish. Rows that another claim has
     locked are skipped, so claims do not wait for one another; only the claim of one certain task waits. `start`
-    begins the attempts as well. `alone`: nothing else is written in this transaction, so only what leaves nothing
-    else to write is taken (no task with an open stall), and only while the agent is what `agent` says of it.
+    begins the attempts as well. `remembered`: `agent` was read a while ago; nothing is taken where it has changed.
     """
     flags = {name: value is not None for name, value in wishes.items()}
     bound = {f"p_{name}": value for name, value in wishes.items() if value is not None}
@@ -137,12 +134,12 @@ def claim(
         bound["handled"] = dump_json(list(agent.task_types))
     if start:
         bound["p_run_ref"] = run_ref
-    if alone:
+    if remembered:
         bound["p_revision"] = agent.revision
     planned = limit if limit <= PLANNED_LIMIT else None
     if planned is None:
         bound["limit"] = limit
-    rows = _claim(planned, handles=handles, start=start, alone=alone, **flags).run(
+    rows = _claim(planned, handles=handles, start=start, remembered=remembered, **flags).run(
         tx,
         {
             "agent_id": agent.agent_id,
@@ -151,8 +148,7 @@ def claim(
             **bound,
         },
     )
-    if not alone:
-        close_over(tx, Verb.CLAIM, [row.previous_stall_id for row in rows], agent.agent_id)
+    close_over(tx, Verb.CLAIM, [row.previous_stall_id for row in rows], agent.agent_id)
     return sorted(rows, key=lambda row: (row.priority, row.available_at, row.seq))
 
 
@@ -169,7 +165,8 @@ def _start() -> Compound:
         told = records.told_of(moved, Verb.START, moved.c.claimed_by, _NOTHING)
         return [_opened(moved, _RUN_REF), records.history_from(told)]
 
-    return Compound(move, beside, lambda moved: [moved.c.task_id, moved.c.attempt_count, moved.c.updated_at])
+    told = ("task_id", "claim_no", "attempt_count", "updated_at")
+    return Compound(Verb.START, move, beside, lambda moved: [moved.c[name] for name in told])
 
 
 def start(tx: Tx, claims: Sequence[Claim], run_ref: Any) -> dict[str, Row]:
@@ -177,5 +174,10 @@ def start(tx: Tx, claims: Sequence[Claim], run_ref: Any) -> dict[str, Row]:
 
     Nothing else is ever left behind: a claim ended the waiting period, and a start ends no task.
     """
-    held = dump_json([[claim.task_id, claim.claim_no, None] for claim in claims])
-    return {row.task_id: row for row in _start().run(tx, {"shown": held, "p_run_ref": run_ref})}
+    return {row.task_id: row for row in _start().run(tx, {**listed(claims), "p_run_ref": run_ref})}
+
+
+def begun(tx: Tx, claims: Sequence[Claim]) -> dict[str, Row]:
+    """As `start` says it, of those that have begun under these claims: by somebody whose answer was lost."""
+    columns = (tasks.c.seq, tasks.c.task_id, tasks.c.claim_no, tasks.c.attempt_count, tasks.c.updated_at)
+    return {row.task_id: row for row in tx.plain(done_by(Verb.START, *columns), listed(claims))}

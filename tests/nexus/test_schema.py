@@ -16,7 +16,7 @@ from nexus.engine import Database, parse_url
 from nexus.errors import DatabaseUnavailable, NexusError, NotANexusDatabase, SchemaOutdated, SchemaTooNew
 from nexus.tables import SCHEMA_VERSION_TABLE, Base
 
-SETTINGS = NexusSettings()
+SETTINGS = NexusSettings(database_retry_seconds=0)
 
 
 def checks(connection: sa.Connection) -> dict[tuple[str, str], str]:
