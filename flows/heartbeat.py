@@ -64,7 +64,7 @@ async def heartbeat(
         yield
     finally:
         if not _keeper.drop(kept):
-            await asyncio.to_thread(kept.idle.wait)  # no renewal comes after the end
+            await asyncio.to_thread(_keeper.outwait, kept)  # no renewal comes after the end
         pulse.stop(claim)
 
 
@@ -82,12 +82,11 @@ class _Kept:
     due: float = field(init=False)
     note: str | None = None
     is_over: bool = False
-    idle: threading.Event = field(default_factory=threading.Event)
-    """Clear while it is being renewed."""
+    is_busy: bool = False
+    """It is being renewed at this moment."""
 
     def __post_init__(self) -> None:
         self.due = self.renewed + self.lease_seconds / 3
-        self.idle.set()
 
     def renew(self) -> Ending | None:
         """One heartbeat; why the work must stop, where it must."""
@@ -134,14 +133,20 @@ class _Keeper:
         with self._change:
             self._kept.discard(kept)
             kept.is_over = True
-            return kept.idle.is_set()
+            return not kept.is_busy
+
+    def outwait(self, kept: _Kept) -> None:
+        """Wait until it is not being renewed any more."""
+        with self._change:
+            self._change.wait_for(lambda: not kept.is_busy)
 
     def _run(self) -> None:
         while True:
             kept = self._next()
             ending = kept.renew()
             with self._change:
-                kept.idle.set()
+                kept.is_busy = False
+                self._change.notify_all()
                 if ending is not None and not kept.is_over:
                     self._kept.discard(kept)
                     with suppress(RuntimeError):  # its loop is closed: nobody works on it any more
@@ -154,7 +159,7 @@ class _Keeper:
                 first = min(self._kept, key=lambda kept: kept.due, default=None)
                 now = time.monotonic()
                 if first is not None and first.due <= now:
-                    first.idle.clear()
+                    first.is_busy = True
                     return first
                 # Whoever is due later than this need not wake us.
                 self._wakes_at = first.due if first is not None else float("inf")

@@ -11,8 +11,8 @@ from flows.threads import outlast
 from nexus import Claim, TaskNexus, TaskStatus
 from nexus.errors import DatabaseUnavailable, NexusError
 
-LINGER_SECONDS: Final = 0.005
-"""How long the first of a batch waits for others; with the writing before it, far below 50 ms."""
+LINGER_SECONDS: Final = 0.02
+"""How long the first of a batch waits for others, where lately there were some: not where work is slow."""
 
 FULL: Final = 200
 """Completions in one transaction."""
@@ -33,6 +33,7 @@ class Outbox:
         self._nexus, self._lease_seconds = nexus, lease_seconds
         self._waiting: list[_Letter] = []
         self._writing: asyncio.Task[None] | None = None
+        self._lately = 0
 
     async def complete(self, claim: Claim, result: Any) -> TaskStatus:
         """As `TaskNexus.complete`, a moment later; waited for to its end, whoever cancels.
@@ -51,9 +52,10 @@ class Outbox:
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
-            if len(self._waiting) < FULL:
+            if 1 < self._lately < FULL:
                 await asyncio.sleep(LINGER_SECONDS)
             batch, self._waiting = self._waiting[:FULL], self._waiting[FULL:]
+            self._lately = len(batch)
             try:
                 ends: Sequence[TaskStatus | BaseException] = await loop.run_in_executor(None, self._insist, batch)
             except Exception as error:

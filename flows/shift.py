@@ -141,6 +141,8 @@ class Shift:
     """Handlers that have ended."""
     asked: tuple[float, int] = (0.0, 0)
     """When it claimed last, and how many handlers had ended then."""
+    goal: int = 0
+    """How many claims it likes to have ahead."""
 
     def __post_init__(self) -> None:
         self.outbox = Outbox(self.nexus, self.lease_seconds)
@@ -195,9 +197,9 @@ class Shift:
         ended = self.ended - before
         self.asked = now, self.ended
         # What was quick lately may be slow next, so the number grows with the proof, not with a first guess.
-        ahead = min(AHEAD_AT_MOST, ended, int(ended / (now - asked_at) * AHEAD_SECONDS))
+        self.goal = min(AHEAD_AT_MOST, self.goal + ended, int(ended / (now - asked_at) * AHEAD_SECONDS))
         free = self.concurrency - self.busy
-        wanted = free + ahead - len(self.ahead)
+        wanted = free + self.goal - len(self.ahead)
         return wanted if self.max_tasks is None else min(wanted, self.max_tasks - self.claimed)
 
     async def _claim(self) -> list[Claim]:
@@ -255,7 +257,7 @@ class Shift:
         self.busy -= 1
         self.ended += 1
         self._begin()
-        if len(self.ahead) <= self.concurrency:
+        if 2 * len(self.ahead) <= self.goal:
             self.stir.set()
 
     async def _pause(self) -> None:

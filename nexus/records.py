@@ -21,8 +21,6 @@ from nexus.states import AttemptOutcome, TaskStatus, Verb
 from nexus.tables import agents, attempts, dependencies, history, pauses, stall_steps, stalls, sweeps, tasks
 from nexus.values import dump_json
 
-_OF_ONE_MOVE: Final = ("task_id", "at", "verb", "actor", "claim_no")  # no two rows of the history share these
-
 
 def _insert_new(tx: Tx, table: sa.Table) -> Any:
     """An INSERT that leaves a row alone which is there already."""
@@ -143,7 +141,8 @@ def leaves(tx: Tx, verb: Verb | str, row: Row) -> None:
 def write_events(tx: Tx, events: Sequence[Mapping[str, Any]]) -> None:
     """History rows as they are: of moves, what an import brings, and what is said of agents."""
     if events:
-        tx.leaves(row_of(history, **{name: events[0][name] for name in _OF_ONE_MOVE}))
+        shared_by_no_two = ("task_id", "at", "verb", "actor", "claim_no")
+        tx.leaves(row_of(history, **{name: events[0][name] for name in shared_by_no_two}))
         tx.plain(sa.insert(history), list(events))
 
 
@@ -345,7 +344,6 @@ def resume(tx: Tx, task_type: str) -> list[int] | None:
     # One statement: it waits for a sweep that is about to open stalls here.
     anew = sa.update(tasks).where(waits, its_own).values(available_at=now(), stall_id=sa.null())
     rows = tx.run(anew.values(previous_stall_id=tasks.c.stall_id).returning(tasks.c.previous_stall_id)).scalars()
-    over = [stall_id for stall_id in rows if stall_id is not None]
-    if over:
+    if over := [stall_id for stall_id in rows if stall_id is not None]:
         close_stalls(tx, over, "resume")
     return over

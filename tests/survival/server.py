@@ -40,7 +40,9 @@ class Server:
             os.kill(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one(), signal.SIGKILL)
 
     def remove(self) -> None:
-        """Stop it for good."""
+        """Stop it for good. (Its wheel knows only the process that it started itself.)"""
+        with suppress(subprocess.CalledProcessError):
+            self.stop("immediate")
         self._server.cleanup()
         shutil.rmtree(self._folder, ignore_errors=True)
 
