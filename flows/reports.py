@@ -1,11 +1,16 @@
 """What shifts and episodes report: frozen values, and the Markdown that Prefect shows of them."""
 
 from datetime import datetime
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
 from nexus.schemas import Attempt, Task
 from nexus.states import AttemptOutcome, TaskStatus
+
+
+SHOWN: Final = 500
+"""Attempts in the table of a shift: nobody reads more, and Prefect's server keeps every one."""
 
 
 class AttemptReport(BaseModel):
@@ -65,8 +70,10 @@ class ShiftReport(BaseModel):
         lines += [
             f"| {cell(one.task_id)} | {one.number} | {one.outcome} | {one.status or ''} "
             f"| {one.seconds:.1f} | {cell(one.error)} |"
-            for one in self.attempts
+            for one in self.attempts[:SHOWN]
         ]
+        if len(self.attempts) > SHOWN:
+            lines += ["", f"… and {len(self.attempts) - SHOWN:,} more; `nexus history` has them all."]
         return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,7 +31,7 @@ from flows.observe import (
 from flows.outbox import Outbox
 from flows.reports import AttemptReport, ShiftReport
 from flows.runner import Finished, Log, run_attempt
-from flows.threads import outlast, ringing, to_the_end
+from flows.threads import outlast, rarely_collected, ringing, to_the_end
 from nexus import Claim, TaskNexus
 from nexus.errors import DatabaseUnavailable, NexusError
 from nexus.states import TERMINAL
@@ -101,8 +101,10 @@ async def process_agent_tasks(
         lease_seconds or nexus.settings.lease_seconds,
         observe,
     )
-    async with showing_progress(shift.progress, artifact_key("nexus-progress", agent_id), observe == "shift"):
-        report = await shift.work(wait=mode == "wait", beside=beside)
+    calmly = rarely_collected() if observe == "shift" else nullcontext()
+    with calmly:
+        async with showing_progress(shift.progress, artifact_key("nexus-progress", agent_id), observe == "shift"):
+            report = await shift.work(wait=mode == "wait", beside=beside)
     if report.attempts:
         key = artifact_key("nexus-shift", agent_id)
         await show_markdown(key, report.markdown(), f"What {agent_id} did in its last shift")
