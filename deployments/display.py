@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from nexus import Task, TaskNexus, TaskStatus
 from nexus.cli.output import STATUS_STYLE, flat, status_text, table
+from nexus.errors import NexusError
 from nexus.states import HELD, TERMINAL
 
 if TYPE_CHECKING:
@@ -56,6 +58,9 @@ class Display:
     ) -> None:
         if self.live:
             self.live.stop()
+        elif kind is None:
+            with suppress(NexusError):
+                self.show()  # how it ended, however fast that was
 
     async def follow(self) -> None:
         """Show the present until cancelled. A few small queries a time, whatever the size of the board."""

@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict
 from nexus.schemas import Attempt, Task
 from nexus.states import AttemptOutcome, TaskStatus
 
-
 SHOWN: Final = 500
 """Attempts in the table of a shift: nobody reads more, and Prefect's server keeps every one."""
 

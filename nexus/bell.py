@@ -24,6 +24,8 @@ class Bell:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._connection: Any = None
+        """Detached from the pool: it listens, so nobody else is to get it."""
         self._driver: Any = None
         self._version: int | None = None
         self._closed = threading.Event()
@@ -36,8 +38,8 @@ class Bell:
             self._closed.wait(seconds)
             return True
         try:
-            if self._driver is None:
-                self._driver = self._open()
+            if self._connection is None:
+                self._open()
                 return True  # what was rung for before somebody listened
             return self._watched(seconds) if self._database.is_sqlite else self._heard(seconds)
         except Exception as error:
@@ -50,15 +52,14 @@ class Bell:
         """End the wait within a moment, and give the connection back."""
         self._closed.set()
 
-    def _open(self) -> Any:
-        """A connection that the pool forgets: it listens, so nobody else is to get it."""
-        pooled = self._database.engine.raw_connection()
-        pooled.detach()
-        driver: Any = pooled.driver_connection
+    def _open(self) -> None:
+        connection = self._database.engine.raw_connection()
+        self._driver = connection.driver_connection
+        connection.detach()
+        self._connection = connection  # which, forgotten, would close itself
         if not self._database.is_sqlite:
-            driver.autocommit = True
-            driver.execute(f"LISTEN {CHANNEL}")
-        return driver
+            self._driver.autocommit = True
+            self._driver.execute(f"LISTEN {CHANNEL}")
 
     def _heard(self, seconds: float) -> bool:
         until = time.monotonic() + seconds
@@ -85,7 +86,7 @@ class Bell:
             self._hang_up()
 
     def _hang_up(self) -> None:
-        driver, self._driver = self._driver, None
-        if driver is not None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
             with suppress(Exception):
-                driver.close()
+                connection.close()

@@ -209,7 +209,8 @@ def keep_late_results(tx: Tx, results: Sequence[tuple[Claim, Any]]) -> None:
         .where(
             attempts.c.task_id == sa.bindparam("p_task_id"),
             attempts.c.claim_no == sa.bindparam("p_claim_no"),
-            attempts.c.outcome.not_in([AttemptOutcome.RUNNING.value, AttemptOutcome.COMPLETED.value]),
+            attempts.c.outcome != AttemptOutcome.RUNNING.value,
+            attempts.c.outcome != AttemptOutcome.COMPLETED.value,
         )
         .values(late_result=sa.bindparam("p_result", type_=attempts.c.late_result.type))
     )
