@@ -195,6 +195,8 @@ class Shift:
 
     def _wanted(self) -> int:
         """How many claims to ask for: one for each free hand, and a little work ahead."""
+        if 2 * len(self.ahead) > self.goal:
+            return 0  # a bell rang, of ourselves perhaps; what is here comes first
         now, (asked_at, before) = time.monotonic(), self.asked
         ended = self.ended - before
         self.asked = now, self.ended
