@@ -10,6 +10,7 @@ of the origin's own member names (`vocabulary.ORIGIN_NAMES`, such as `action`, `
 they are ranks: 1, 2, 3 and later become 0, 10, 20 and 30, the raw number is kept.
 """
 
+import re
 from datetime import datetime
 from hashlib import sha256
 from pathlib import PurePath
@@ -26,6 +27,8 @@ from nexus.boards.times import AbsurdTime, one_line, shown
 from nexus.schemas import NewTask
 from nexus.states import HELD, TERMINAL, TaskStatus
 from nexus.values import canonical_json, check_id, check_json
+
+_WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}")
 
 
 def map_record(record: RawRecord) -> BoardTask:
@@ -137,7 +140,7 @@ class _Mapping(Members):
             return 30 if word == "future_improvement" else 20
         if isinstance(raw, float) and raw.is_integer():
             raw = int(raw)
-        if isinstance(raw, str) and raw.strip().lstrip("+-").isdecimal() and len(raw) < 20:
+        if isinstance(raw, str) and _WHOLE_NUMBER.fullmatch(raw.strip()):
             raw = int(raw)
         if isinstance(raw, int) and not isinstance(raw, bool):
             if words.ORIGIN_NAMES.isdisjoint(self.raw) or raw < 0:

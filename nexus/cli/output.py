@@ -26,6 +26,12 @@ MOST = 1_000_000
 """No number of tasks or claims is larger."""
 
 
+MOST_WORDS = 2000
+"""Characters of one line on stderr: it may repeat what was given, and that may be anything."""
+MOST_JSON = 64 * 2**20
+"""Characters of a JSON value that is given: as many as the largest `max_payload_bytes`."""
+
+
 def at_most(most: float) -> Callable[[Any], Any]:
     """A check for an option. Typer's own `max` would stand in the help, where a limit beyond reason only puzzles."""
 
@@ -78,7 +84,8 @@ def data_stream() -> TextIO:
 
 
 def say(text: str) -> None:
-    """Words for the person, on stderr: one line, whatever is in them."""
+    """Words for the person, on stderr: one line that can be read, whatever is in them."""
+    text = text if len(text) <= MOST_WORDS else f"{text[: MOST_WORDS - 1]}…"
     print(harmless(text), file=sys.stderr)
 
 
@@ -200,9 +207,12 @@ def parse_json(text: str | None, what: str) -> Any:
         return None
     try:
         if text == "-":
-            text = sys.stdin.read()
+            text = sys.stdin.read(MOST_JSON + 1)
         elif text.startswith("@"):
-            text = Path(text[1:]).read_text(encoding="utf-8")
+            with Path(text[1:]).open(encoding="utf-8") as file:
+                text = file.read(MOST_JSON + 1)
+        if len(text) > MOST_JSON:
+            refuse(f"{what} has more than {MOST_JSON:,} characters; keep large data elsewhere.", USAGE)
         return json.loads(text)
     except OSError as error:
         refuse(f"{what}: {error.strerror}: {error.filename}", USAGE)
