@@ -38,6 +38,10 @@ def map_record(record: RawRecord) -> BoardTask:
     except ValueError as fault:
         raise BadRecord(f"it {fault}") from None
     try:
+        check_json(_about(record))
+    except ValueError as fault:
+        raise BadRecord(f"what stands around it (its key, agent, episode or parent) {fault}") from None
+    try:
         if record.native:
             return native_task(record, digest_of(record))
         return _Mapping(record).task()
@@ -50,9 +54,13 @@ def map_record(record: RawRecord) -> BoardTask:
 
 def digest_of(record: RawRecord) -> str:
     """SHA-256 of what the record says, and of what its place says about it."""
-    about = [record.key, record.listed_as, record.agent, record.episode_id, record.parent_id]
+    about = _about(record)
     text = canonical_json([record.value, about] if any(about) else record.value)
     return sha256(text.encode()).hexdigest()
+
+
+def _about(record: RawRecord) -> list[str | None]:
+    return [record.key, record.listed_as, record.agent, record.episode_id, record.parent_id]
 
 
 class _Mapping(Members):
