@@ -1,6 +1,7 @@
 """What a person sees in the Prefect UI: names, tags, links from an attempt to its run, reports."""
 
 import logging
+import os
 import re
 from typing import Any, TypeVar
 from uuid import UUID
@@ -10,6 +11,9 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.states import Completed
+
+from flows.board import board
+from nexus.masking import mask_of
 
 T = TypeVar("T")
 
@@ -73,6 +77,7 @@ def artifact_key(*parts: str) -> str:
 
 async def show_markdown(key: str, text: str, description: str) -> None:
     """A Markdown artifact on the run. One that fails never fails the work."""
+    text = mask_of(board().settings, os.environ).text(text)
     try:
         await acreate_markdown_artifact(markdown=text, key=key, description=description)
     except Exception as error:

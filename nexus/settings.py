@@ -5,6 +5,7 @@ Read from, in this order: arguments, `NEXUS_*` environment (`NEXUS_MONITORING__P
 that looks like a setting and is none (`NEXUS_LEASE_SECOND`).
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -17,7 +18,7 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError
 
-from nexus.errors import DatabaseUnavailable, InvalidSettings
+from nexus.errors import DatabaseUnavailable, InvalidSettings, short
 from nexus.monitoring import Section, TaskMonitoringConfig
 from nexus.schemas import RetryPolicy
 from nexus.settings_sources import PREFIX, check_file, check_names, not_json
@@ -68,6 +69,48 @@ class HttpSettings(Section):
     timeout_seconds: Seconds = Field(30, description="For a task that sets none")
 
 
+Pattern = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+def _patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    for pattern in patterns:
+        try:
+            if re.compile(pattern).match(""):
+                raise ValueError(f"{short(pattern)} finds nothing at all everywhere; say what has to stand there")
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"{short(pattern)} is no regular expression: {error}") from None
+    return patterns
+
+
+class SecretsSettings(Section):
+    """What must not stand in results, errors, logs, artifacts and events; see `nexus.masking`."""
+
+    enabled: bool = Field(True, description="Off: handlers' words are kept as they are")
+    names: Names = Field(
+        (
+            *("password", "passwd", "passphrase", "secret", "token", "api_key", "apikey", "access_key"),
+            *("private_key", "secret_key", "authorization", "credential", "credentials"),
+        ),
+        description="Members and environment variables whose texts are secret; API_KEY, X-Api-Key and apiKey are one",
+    )
+    patterns: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...],
+        Field(max_length=50),
+        AfterValidator(_patterns),
+    ] = Field(
+        (
+            r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[^-]{0,20000}(?:-----END [A-Z ]{0,30}PRIVATE KEY-----)?",
+            r"\beyJ[\w-]{8,4000}\.[\w-]{8,8000}\.[\w-]{8,2000}",  # a JSON web token
+            r"\b(?:gh[pousr]_\w{20,255}|github_pat_\w{20,255}|glpat-[\w-]{20,255})",
+            r"\b(?:sk|pk|rk)[-_](?:[a-z]{2,10}[-_])?[\w-]{20,255}",
+            r"\bAKIA[0-9A-Z]{16}\b",
+            r"\bxox[abeoprs]-[\w-]{10,255}",
+            r"(?i:\b(?:bearer|basic)) [\w.~+/-]{16,4000}=*",
+        ),
+        description="Regular expressions of texts that are secret wherever they stand",
+    )
+
+
 class ServiceSettings(Section):
     """The embedded service of `nexus up` and `nexus run`."""
 
@@ -108,6 +151,7 @@ class NexusSettings(BaseSettings):
     monitoring: TaskMonitoringConfig = Field(default_factory=lambda: TaskMonitoringConfig())
     command: CommandSettings = Field(default_factory=lambda: CommandSettings())
     http: HttpSettings = Field(default_factory=lambda: HttpSettings())
+    secrets: SecretsSettings = Field(default_factory=lambda: SecretsSettings())
     service: ServiceSettings = Field(default_factory=lambda: ServiceSettings())
 
     @property

@@ -4,6 +4,7 @@
 
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nexus import TaskNexus
+    from nexus.masking import Mask
 
 DONE, REFUSED, USAGE, NOTHING = 0, 1, 2, 3
 """Exit codes: done; refused, stderr says why; wrong usage; nothing to claim."""
@@ -54,6 +56,13 @@ def open_nexus(context: typer.Context) -> "TaskNexus":
     nexus = TaskNexus((context.find_root().obj or {}).get("database"))
     context.call_on_close(nexus.close)
     return nexus
+
+
+def mask(nexus: "TaskNexus") -> "Mask":
+    """What is secret here: for what agents outside say, and for what a person is shown."""
+    from nexus.masking import mask_of
+
+    return mask_of(nexus.settings, os.environ)
 
 
 def emit(value: Any, as_json: bool, show: Callable[[], None]) -> None:
