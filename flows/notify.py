@@ -40,7 +40,8 @@ async def deliver(nexus: TaskNexus, block_name: str | None) -> int:
     mask = mask_of(nexus.settings, os.environ)
     for notice in notices:
         try:
-            await _send(notice.model_copy(update={"why": mask.text(notice.why)}), block)
+            words = {"why": mask.text(notice.why), "detail": mask.text(notice.detail)}
+            await _send(notice.model_copy(update=words), block)
         except Exception as error:
             run_log().warning("the notice about %s waits for the next sweep: %s", notice.task_id, type(error).__name__)
         else:
