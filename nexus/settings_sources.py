@@ -26,7 +26,7 @@ PREFIX: Final = "NEXUS_"
 MAX_FILE_BYTES: Final = 256 * 2**10
 """Of `nexus.toml`; a few hundred lines are a few kilobytes."""
 
-_OURS: Final = frozenset({"agent", "task_id", "attempt", "idempotency_key"})
+_OURS: Final = frozenset({"agent", "task_id", "attempt", "idempotency_key", "command_run"})
 """Variables that are no settings: who claims (`nexus claim`), and what a `command` task tells its program."""
 
 _OTHERS: Final = re.compile(r"test_.*|(service_)?port(_.*)?|service_host")

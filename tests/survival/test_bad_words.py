@@ -56,7 +56,7 @@ def test_any_word_in_any_place(command: Callable[..., Said], words: str) -> None
     Path("b.json").write_text('[{"task_id": "B", "description": "d"}]')
     # Each command gets its own few of them, so that together all are tried often.
     start = sum(map(ord, words)) % len(NASTY)
-    for nasty in itertools.islice(itertools.cycle(NASTY), start, start + 3):
+    for nasty in itertools.islice(itertools.cycle(NASTY), start, start + 2):
         survives(command(*(word.replace("{}", nasty) for word in words.split(" "))))
 
 
