@@ -77,8 +77,8 @@ def artifact_key(*parts: str) -> str:
 
 async def show_markdown(key: str, text: str, description: str) -> None:
     """A Markdown artifact on the run. One that fails never fails the work."""
-    text = mask_of(board().settings, os.environ).text(text)
     try:
+        text = mask_of(board().settings, os.environ).text(text)
         await acreate_markdown_artifact(markdown=text, key=key, description=description)
     except Exception as error:
         run_log().warning("no artifact %s: %s", key, error)
