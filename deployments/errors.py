@@ -85,7 +85,7 @@ class PrefectImportedTooEarly(ServiceError):
 
 def api_url(host: str, port: int) -> str:
     """The API's address for a client on this machine; where it listens everywhere, that is the loopback."""
-    everywhere = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+    everywhere = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # nosec B104 # noqa: S104 - compared
     reached = everywhere.get(host, host)
     return f"http://{f'[{reached}]' if ':' in reached else reached}:{port}/api"
 

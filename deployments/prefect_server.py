@@ -245,7 +245,7 @@ def unreachable(url: str, seconds: float = 10) -> str:
     if not url.startswith(("http://", "https://")):
         return "it is no http:// or https:// address"
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=seconds):  # noqa: S310 - checked above
+        with urllib.request.urlopen(f"{url}/health", timeout=seconds):  # nosec B310 # noqa: S310 - checked above
             return ""
     except urllib.error.HTTPError as error:
         # A server that wants credentials first is there; Prefect's client brings them.

@@ -6,6 +6,7 @@ next pass. Automations listen to the event `nexus.task.stalled` (Slack, e-mail, 
 """
 
 import asyncio
+import os
 from typing import Any
 
 from prefect import get_client
@@ -14,6 +15,7 @@ from prefect.events import emit_event
 
 from flows.observe import run_log
 from nexus import TaskNexus
+from nexus.masking import mask_of
 from nexus.reports import Notice
 
 STALLED = "nexus.task.stalled"
@@ -35,9 +37,11 @@ async def deliver(nexus: TaskNexus, block_name: str | None) -> int:
         run_log().warning("%d notices wait for the next sweep: %s", len(notices), type(error).__name__)
         return 0
     sent = []
+    mask = mask_of(nexus.settings, os.environ)
     for notice in notices:
         try:
-            await _send(notice, block)
+            words = {"why": mask.text(notice.why), "detail": mask.text(notice.detail)}
+            await _send(notice.model_copy(update=words), block)
         except Exception as error:
             run_log().warning("the notice about %s waits for the next sweep: %s", notice.task_id, type(error).__name__)
         else:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +14,9 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifa
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.states import Completed
+
+from flows.board import board
+from nexus.masking import mask_of
 
 T = TypeVar("T")
 
@@ -77,6 +81,7 @@ def artifact_key(*parts: str) -> str:
 async def show_markdown(key: str, text: str, description: str) -> None:
     """A Markdown artifact on the run. One that fails never fails the work."""
     try:
+        text = mask_of(board().settings, os.environ).text(text)
         await acreate_markdown_artifact(markdown=text, key=key, description=description)
     except Exception as error:
         run_log().warning("no artifact %s: %s", key, error)

@@ -64,7 +64,11 @@ class ShiftReport(BaseModel):
 
     def markdown(self) -> str:
         """A table of the attempts."""
-        lines = [f"**{self.agent_id}**: {self.summary()}", "", "| task | attempt | outcome | then | seconds | error |"]
+        lines = [
+            f"**{cell(self.agent_id)}**: {self.summary()}",
+            "",
+            "| task | attempt | outcome | then | seconds | error |",
+        ]
         lines.append("|---|---|---|---|---|---|")
         lines += [
             f"| {cell(one.task_id)} | {one.number} | {one.outcome} | {one.status or ''} "
@@ -122,7 +126,7 @@ class EpisodeReport(BaseModel):
 
 def cell(text: str | None, width: int = 120) -> str:
     """Foreign text as one cell of a Markdown table."""
-    flat = " ".join((text or "").split())
+    flat = " ".join("".join(char if char.isprintable() else " " for char in text or "").split())
     flat = flat if len(flat) <= width else flat[: width - 1] + "…"
     for special in "\\|<>`*[]":
         flat = flat.replace(special, f"\\{special}" if special not in "<>" else {"<": "&lt;", ">": "&gt;"}[special])

@@ -8,6 +8,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -18,10 +19,11 @@ from typing import Any, Final, TypeVar
 from flows.handlers import TaskContext, find
 from flows.handlers.contract import Handler
 from flows.heartbeat import Ending, Pulse, heartbeat
+from flows.secrets import MaskedLog, in_words, told
 from flows.threads import in_own_thread, outlast, to_the_end
 from nexus import AttemptOutcome, Claim, Task, TaskNexus, TaskStatus
 from nexus.errors import ClaimLost, DatabaseUnavailable, IllegalTransition, NexusError
-from nexus.schemas import Failure, clean
+from nexus.masking import mask_of
 
 T = TypeVar("T")
 
@@ -104,7 +106,8 @@ class _Run:
     def __init__(
         self, nexus: TaskNexus, claim: Claim, log: Log, lease_seconds: float | None, grace: float, pulse: Pulse | None
     ) -> None:
-        self.nexus, self.claim, self.log, self.grace = nexus, claim, log, grace
+        self.mask = mask_of(nexus.settings, os.environ, claim.task.payload)
+        self.nexus, self.claim, self.log, self.grace = nexus, claim, MaskedLog(log, self.mask), grace
         self.lease_seconds = lease_seconds or nexus.settings.lease_seconds
         self.pulse = pulse
         self.began = time.monotonic()
@@ -158,7 +161,7 @@ class _Run:
             self.nexus,
             self.claim,
             lease_seconds=self.lease_seconds,
-            take_note=self.context.take_note,
+            take_note=self._note,
             on_end=end,
             pulse=self.pulse,
         )
@@ -227,7 +230,7 @@ class _Run:
             return await self._as_recorded(AttemptOutcome(self.ending))
         if timed_out:
             said = doing.exception() if doing.done() and not doing.cancelled() else None
-            last = f"; at the end it said: {_in_words(said).message}" if said else ""
+            last = f"; at the end it said: {in_words(said).message}" if said else ""
             return await self._failed(TimeoutError(f"took longer than {self.claim.task.timeout_seconds:g} s{last}"))
         if doing.cancelled():
             return await self._failed(RuntimeError("the handler cancelled itself"))
@@ -235,9 +238,9 @@ class _Run:
         if error is not None:
             return await self._failed(error)
         try:
-            if note := self.context.take_note():
+            if note := self._note():
                 await to_the_end(self._write_note, note)
-            status = await self.complete(self.claim, doing.result())
+            status = await self.complete(self.claim, self._result(doing))
         except DatabaseUnavailable:
             raise
         except (ClaimLost, IllegalTransition) as refused:
@@ -256,7 +259,7 @@ class _Run:
             self.nexus.heartbeat(self.claim, note)
 
     async def _failed(self, error: BaseException) -> Finished:
-        failure = _in_words(error)
+        failure, error = told(error, self.mask)
         try:
             task = await to_the_end(self._insist, lambda: self.nexus.fail(self.claim, failure))
         except (ClaimLost, IllegalTransition) as refused:
@@ -298,17 +301,28 @@ class _Run:
         if not doing.done() or doing.cancelled() or doing.exception() is not None or doing.result() is None:
             return
         try:
-            await to_the_end(self.nexus.complete, self.claim, doing.result())
+            await to_the_end(self.nexus.complete, self.claim, self._result(doing))
         except ClaimLost:
             self.log.warning("What %s returned came late; it is kept as late_result.", self.claim.task_id)
         except Exception as error:
             self.log.warning("What %s returned came late and is not kept: %s", self.claim.task_id, error)
 
+    def _result(self, doing: asyncio.Future[Any]) -> Any:
+        result = doing.result()
+        try:
+            return self.mask.value(result)
+        except RecursionError:  # no JSON: the nexus says so
+            return result
+
+    def _note(self) -> str | None:
+        note = self.context.take_note()
+        return self.mask.text(note) if isinstance(note, str) else note
+
     def _insist(self, write: Callable[[], Task]) -> Task:
         """Write until it is written or the lease is over: what was done cost somebody money."""
         deadline = time.monotonic() + self.lease_seconds
         while True:
-            if note := self.context.take_note():
+            if note := self._note():
                 self._write_note(note)
             try:
                 return write()
@@ -336,16 +350,6 @@ def _tamed(call: Callable[[], T]) -> T:
         if isinstance(error, Exception) and not isinstance(error, StopIteration):  # which no future can hold
             raise
         raise RuntimeError(f"the handler raised {type(error).__name__}: {error}") from error
-
-
-def _in_words(error: BaseException) -> Failure:
-    """The failure that the nexus keeps. Of an error with impossible wishes the text, of one without words the type."""
-    with suppress(Exception):
-        return Failure.of(error)
-    name = type(error).__name__
-    with suppress(Exception):
-        return Failure(message=clean(str(error)), error_type=name)
-    return Failure(message="an error that cannot be put into words", error_type=name)
 
 
 def _forget(doing: asyncio.Future[Any]) -> None:

@@ -99,6 +99,14 @@ def parse_url(text: str) -> URL:
     return url
 
 
+def _check_options(url: URL) -> None:
+    """`DatabaseUnavailable` for what stands after the `?` and cannot be: it would come up at the first statement."""
+    try:
+        url.get_dialect()().create_connect_args(url)
+    except (TypeError, ValueError) as error:
+        raise DatabaseUnavailable(f"The options of the database URL cannot be read: {str(error)[:200]}") from None
+
+
 def shown(url: URL) -> str:
     """The URL without its passwords, for messages: it may stand before the host, or in the query."""
     hidden = {key: "hidden" for key in url.query if "password" in key.lower()}
@@ -124,6 +132,7 @@ class Database:
         self._reached = False
         self._one_at_a_time: AbstractContextManager[Any] = nullcontext()
         options: dict[str, Any] = {"json_serializer": dump_json}
+        _check_options(self.url)
         self.is_in_memory = self.is_sqlite and self.url.database in (None, "", ":memory:")
         if self.is_in_memory:
             # A database in memory lives and dies with its one connection, which threads must take in turn.

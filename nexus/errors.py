@@ -5,10 +5,27 @@ Callers catch by type, never by text. Everything raised on purpose is a `NexusEr
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 
 class NexusError(Exception):
     """The base of every error that the nexus raises on purpose."""
+
+
+def short(value: Any, limit: int = 100) -> str:
+    """`value` as Python writes it, for a message: at most `limit` characters, whatever it is; never fails."""
+    if isinstance(value, str):
+        text = repr(value[: limit + 1])
+        return text if len(text) <= limit else f"{text[: limit - 1]}…"
+    if isinstance(value, int) and value.bit_length() > 1024:
+        return "an integer of over 300 digits"
+    if isinstance(value, dict | list | tuple | set) and len(value) > 10:
+        return f"a {type(value).__name__} of {len(value):,} elements"
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 class TaskNotFound(NexusError, LookupError):
@@ -16,7 +33,7 @@ class TaskNotFound(NexusError, LookupError):
 
     def __init__(self, task_id: str) -> None:
         self.task_id = task_id
-        super().__init__(f"There is no task {task_id!r}; `nexus list` shows the ids.")
+        super().__init__(f"There is no task {short(task_id, 300)}; `nexus list` shows the ids.")
 
 
 class AgentNotFound(NexusError, LookupError):
@@ -24,7 +41,7 @@ class AgentNotFound(NexusError, LookupError):
 
     def __init__(self, agent_id: str) -> None:
         self.agent_id = agent_id
-        super().__init__(f"There is no agent {agent_id!r}; `nexus agents list` shows the ids.")
+        super().__init__(f"There is no agent {short(agent_id, 300)}; `nexus agents list` shows the ids.")
 
 
 class TaskExists(NexusError):

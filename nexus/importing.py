@@ -11,6 +11,7 @@ from typing import Any
 
 from nexus import intake, queries, records, transitions
 from nexus.boards.records import Board, BoardTask, ImportReport, Reject
+from nexus.boards.times import one_line
 from nexus.engine import Tx
 from nexus.errors import DependencyCycle, InvalidTask
 from nexus.rows import Row
@@ -118,7 +119,13 @@ class _Import:
         """Leave the task out, and say why."""
         source = task.source
         record = json.dumps(task.new.model_dump(mode="json", exclude_defaults=True))[:200]
-        found = Reject(file=source.file, location=source.location, task_id=task.task_id, reason=reason, record=record)
+        found = Reject(
+            file=source.file,
+            location=source.location,
+            task_id=one_line(task.task_id),
+            reason=one_line(reason, 500),
+            record=record,
+        )
         self.rejects.append(found)
 
     def refuse_cycles(self) -> None:

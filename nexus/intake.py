@@ -10,13 +10,16 @@ from pydantic import ValidationError
 
 from nexus import queries, records, transitions
 from nexus.engine import Again, Tx
-from nexus.errors import DependencyCycle, InvalidTask, TaskExists
+from nexus.errors import DependencyCycle, InvalidTask, TaskExists, short
 from nexus.schemas import NewTask, RetryPolicy
 from nexus.states import TaskStatus
 from nexus.values import json_size, new_id
 
 BATCH = 1000
 """Rows per INSERT."""
+
+MOST_FAULTS = 20
+"""Of one task, that are named."""
 
 
 def parse(task: NewTask | Mapping[str, Any], max_bytes: int) -> NewTask:
@@ -40,20 +43,22 @@ def parse(task: NewTask | Mapping[str, Any], max_bytes: int) -> NewTask:
 
 def _named(task_id: Any) -> str:
     """The task in a message of one line, whatever somebody gave as its id."""
-    if not task_id:
+    if task_id is None or task_id == "":
         return "task (without id)"
-    text = str(task_id)[:80]
-    return f"task {text if text.isprintable() else repr(text)}"
+    if isinstance(task_id, str) and task_id.isprintable():
+        return f"task {task_id[:80]}"
+    return f"task {short(task_id)}"
 
 
 def faults(error: ValidationError) -> str:
     """Pydantic's findings as one line: `field: what is wrong`."""
     found = []
-    for fault in error.errors():
-        where = ".".join(str(part) for part in fault["loc"])
-        what = fault["msg"].removeprefix("Value error, ")
+    for fault in error.errors(include_url=False)[:MOST_FAULTS]:
+        where = ".".join(str(part)[:100] for part in fault["loc"])
+        what = fault["msg"].removeprefix("Value error, ")[:500]
         found.append(f"{where}: {what}" if where else what)
-    return "; ".join(found)
+    more = error.error_count() - len(found)
+    return "; ".join(found) + (f"; and {more:,} more" if more else "")
 
 
 def check_size(what: str, value: Any, max_bytes: int) -> None:

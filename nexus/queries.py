@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from nexus.arguments import json_list
 from nexus.engine import Tx
 from nexus.predicates import Claimant, Clause, is_due, is_held, is_waiting, of_the_agent, of_the_task, status_in
 from nexus.rows import Row, to_attempt, to_task
@@ -79,7 +80,7 @@ def list_tasks(
     if task_type is not None:
         clauses.append(tasks.c.task_type == task_type)
     if tag is not None:
-        clauses.append(overlaps(tasks.c.tags, sa.literal(dump_json([tag]), sa.Text())))
+        clauses.append(overlaps(tasks.c.tags, sa.literal(json_list([tag]), sa.Text())))
     if agent_id is not None:
         mine = sa.and_(tasks.c.claimed_by.is_(None), tasks.c.assigned_to == agent_id)
         clauses.append(sa.or_(tasks.c.claimed_by == agent_id, mine))

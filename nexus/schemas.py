@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from nexus.errors import short
 from nexus.states import AttemptOutcome, TaskStatus
 from nexus.values import Id, Ids, Instant, Json, JsonObject, Name, Names, Priority, Seconds, Text
 
@@ -75,16 +76,17 @@ class NewTask(Value):
             return data
         known = {key: value for key, value in data.items() if key in cls.model_fields}
         unknown = {key: value for key, value in data.items() if key not in cls.model_fields}
-        if unknown.pop("status", TaskStatus.PENDING) != TaskStatus.PENDING:
+        status = unknown.pop("status", TaskStatus.PENDING)
+        if not (isinstance(status, str) and status == TaskStatus.PENDING):
             raise ValueError(
-                f"status: a new task is pending, not {data['status']!r}; leave status out, "
+                f"status: a new task is pending, not {short(status)}; leave status out, "
                 "or use `nexus import` for a board whose tasks have a history"
             )
         extra = known.get("extra")
         if unknown and (extra is None or isinstance(extra, dict)):
             for key in unknown.keys() & (extra or {}).keys():
                 if unknown[key] != (extra or {})[key]:
-                    raise ValueError(f"extra: {key!r} is given twice, with different values; leave one out")
+                    raise ValueError(f"extra: {short(key)} is given twice, with different values; leave one out")
             known["extra"] = {**unknown, **(extra or {})}
         return known
 
@@ -226,7 +228,7 @@ class Failure(Value):
                 retry_after_seconds=after if sane else None,
                 timed_out=isinstance(error, TimeoutError),
             )
-        return cls(message=str(error), error_type="")
+        return cls(message=error if isinstance(error, str) else short(error), error_type="")
 
     def __str__(self) -> str:
         return f"{self.error_type}: {self.message}" if self.error_type else self.message

@@ -1,17 +1,15 @@
 """Every setting of the program, with its default and its reason.
 
 Read from, in this order: arguments, `NEXUS_*` environment (`NEXUS_MONITORING__PENDING_TIMEOUT_SECONDS=600`),
-`nexus.toml` in the working directory. A wrong value is an `InvalidSettings` that names its key.
+`nexus.toml` in the working directory. A wrong value is an `InvalidSettings` that names its key, and so is a variable
+that looks like a setting and is none (`NEXUS_LEASE_SECOND`).
 """
 
-import json
-import os
-import tomllib
-from collections.abc import Iterator
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_origin
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,10 +18,14 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError
 
-from nexus.errors import DatabaseUnavailable, InvalidSettings
+from nexus.errors import DatabaseUnavailable, InvalidSettings, short
 from nexus.monitoring import Section, TaskMonitoringConfig
 from nexus.schemas import RetryPolicy
+from nexus.settings_sources import PREFIX, check_file, check_names, not_json
 from nexus.values import Names, Seconds
+
+TOML: Final = "nexus.toml"
+"""In the working directory."""
 
 
 def _programs(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -67,6 +69,48 @@ class HttpSettings(Section):
     timeout_seconds: Seconds = Field(30, description="For a task that sets none")
 
 
+Pattern = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+def _patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    for pattern in patterns:
+        try:
+            if re.compile(pattern).match(""):
+                raise ValueError(f"{short(pattern)} finds nothing at all everywhere; say what has to stand there")
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"{short(pattern)} is no regular expression: {error}") from None
+    return patterns
+
+
+class SecretsSettings(Section):
+    """What must not stand in results, errors, logs, artifacts and events; see `nexus.masking`."""
+
+    enabled: bool = Field(True, description="Off: handlers' words are kept as they are")
+    names: Names = Field(
+        (
+            *("password", "passwd", "passphrase", "secret", "token", "api_key", "apikey", "access_key"),
+            *("private_key", "secret_key", "authorization", "credential", "credentials"),
+        ),
+        description="Members and environment variables whose texts are secret; API_KEY, X-Api-Key and apiKey are one",
+    )
+    patterns: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...],
+        Field(max_length=50),
+        AfterValidator(_patterns),
+    ] = Field(
+        (
+            r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[^-]{0,20000}(?:-----END [A-Z ]{0,30}PRIVATE KEY-----)?",
+            r"\beyJ[\w-]{8,4000}\.[\w-]{8,8000}\.[\w-]{8,2000}",  # a JSON web token
+            r"\b(?:gh[pousr]_\w{20,255}|github_pat_\w{20,255}|glpat-[\w-]{20,255})",
+            r"\b(?:sk|pk|rk)[-_](?:[a-z]{2,10}[-_])?[\w-]{20,255}",
+            r"\bAKIA[0-9A-Z]{16}\b",
+            r"\bxox[abeoprs]-[\w-]{10,255}",
+            r"(?i:\b(?:bearer|basic)) [\w.~+/-]{16,4000}=*",
+        ),
+        description="Regular expressions of texts that are secret wherever they stand",
+    )
+
+
 class ServiceSettings(Section):
     """The embedded service of `nexus up` and `nexus run`."""
 
@@ -79,9 +123,9 @@ class NexusSettings(BaseSettings):
     """All settings. `NexusSettings.load()` turns a wrong value into one clear line."""
 
     model_config = SettingsConfigDict(
-        env_prefix="NEXUS_",
+        env_prefix=PREFIX,
         env_nested_delimiter="__",
-        toml_file="nexus.toml",
+        toml_file=TOML,
         frozen=True,
         extra="forbid",
         validate_default=True,
@@ -119,6 +163,7 @@ class NexusSettings(BaseSettings):
     monitoring: TaskMonitoringConfig = Field(default_factory=lambda: TaskMonitoringConfig())
     command: CommandSettings = Field(default_factory=lambda: CommandSettings())
     http: HttpSettings = Field(default_factory=lambda: HttpSettings())
+    secrets: SecretsSettings = Field(default_factory=lambda: SecretsSettings())
     service: ServiceSettings = Field(default_factory=lambda: ServiceSettings())
 
     @property
@@ -141,28 +186,33 @@ class NexusSettings(BaseSettings):
 
         Raises `InvalidSettings`, one line per wrong key, for anything that cannot be.
         """
+        check_names(cls)
+        check_file(Path(TOML))
         try:
             return cls(**overrides)
         except ValidationError as error:
             lines = [f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()]
             raise InvalidSettings("Wrong settings (NEXUS_* environment or nexus.toml): " + "; ".join(lines)) from None
-        except SettingsError as error:
-            wrong = "; ".join(f"{key}: {name} is not JSON" for key, name in _not_json(cls))
+        except (SettingsError, RecursionError) as error:
+            wrong = "; ".join(f"{key}: {name} is not JSON" for key, name in not_json(cls))
+            if not wrong and isinstance(error, RecursionError):
+                raise InvalidSettings(f"{TOML} is not TOML: it is nested too deep") from None
             how = f'{wrong}; a list is written ["git", "make"], a section {{"port": 4201}}' if wrong else error
             raise InvalidSettings(f"Wrong settings (NEXUS_* environment): {how}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidSettings(f"nexus.toml is not TOML: {error}") from None
+        except ValueError as error:  # no TOML, no UTF-8, a number of thousands of digits
+            raise InvalidSettings(f"{TOML} is not TOML: {error}") from None
         except OSError as error:
-            raise InvalidSettings(f"nexus.toml cannot be read: {error.strerror or error}") from None
+            raise InvalidSettings(f"{TOML} cannot be read: {error.strerror or error}") from None
 
     def make_home(self) -> Path:
         """The home, absolute, made where it is missing. Raises `DatabaseUnavailable` where it cannot be."""
         home = self.home.absolute()
         try:
             home.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a NUL in it
+            why = getattr(error, "strerror", error)
             raise DatabaseUnavailable(
-                f"{self.home} cannot be made: {error.strerror}. Choose another folder with NEXUS_HOME."
+                f"{str(self.home)[:200]} cannot be made: {why}. Choose another folder with NEXUS_HOME."
             ) from error
         return home
 
@@ -176,25 +226,3 @@ class NexusSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
-
-
-def _not_json(settings: type[NexusSettings]) -> Iterator[tuple[str, str]]:
-    """The variables that are to hold JSON and do not: pydantic-settings names their section only."""
-    prefix = "nexus_"
-    for name, value in os.environ.items():
-        path = name.lower().removeprefix(prefix).split("__")
-        if name.lower().startswith(prefix) and _takes_json(settings, path):
-            try:
-                json.loads(value)
-            except ValueError:
-                yield ".".join(path), name
-
-
-def _takes_json(model: type[BaseModel], path: list[str]) -> bool:
-    field = model.model_fields.get(path[0])
-    if field is None:
-        return False
-    section = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-    if section and path[1:]:
-        return _takes_json(field.annotation, path[1:])  # type: ignore[arg-type]
-    return section or get_origin(field.annotation) is tuple

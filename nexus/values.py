@@ -10,6 +10,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
+from nexus.errors import short
+
 MAX_JSON_DEPTH: Final = 64
 """Nesting beyond this is refused: some JSON readers recurse, and nobody means it."""
 
@@ -130,7 +132,7 @@ def parse_priority(value: Any) -> Any:
             return PRIORITY_WORDS[word]
         if not word.lstrip("+-").isdigit():
             raise ValueError(
-                f"{value!r} is no priority; use an integer (smaller is first) or {', '.join(PRIORITY_WORDS)}"
+                f"{short(value)} is no priority; use an integer (smaller is first) or {', '.join(PRIORITY_WORDS)}"
             )
     return value
 

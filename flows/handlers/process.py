@@ -1,7 +1,8 @@
 """Runs one program to its end and leaves nothing of it behind: no process, no pipe, no unbounded memory.
 
-A program runs in a session of its own, so that its children can be ended with it. Only a descendant that
-makes yet another session gets away; its hold on the pipes is dropped, so that it keeps nobody waiting.
+A program runs in a session of its own, so that its children can be ended with it. A descendant that makes yet
+another session is found by the run's mark (`strays`); one that gets away all the same holds nobody up: its hold on the
+pipes is dropped.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from flows.handlers.kept import Kept
+from flows.handlers.strays import MARK, end_strays, new_mark
 
 GRACE_SECONDS: Final = 2.0
 """Between SIGTERM and SIGKILL; also how long output may still trickle in once every process is gone."""
@@ -79,7 +81,7 @@ async def run_program(
     process group has been ended: SIGTERM, `GRACE_SECONDS` later SIGKILL. Raises `TimeoutError` after
     `timeout_seconds`, and `OSError` where the program cannot be started.
     """
-    started = time.monotonic()
+    started, mark = time.monotonic(), new_mark()
     with _input(stdin) as given:
         transport, watch, cancelled = await _uncut(
             asyncio.get_running_loop().subprocess_exec(
@@ -87,7 +89,7 @@ async def run_program(
                 *argv,
                 executable=executable,
                 cwd=cwd,
-                env=env,
+                env={**env, MARK: mark},
                 stdin=given,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -103,7 +105,7 @@ async def run_program(
         said = tail_of(watch.stderr.text())
         raise TimeoutError(f"{argv[0]} did not end within {timeout_seconds:g} s and was stopped{said}") from None
     finally:
-        await _end(transport, watch)
+        await _end(transport, watch, mark)
     exit_code = transport.get_returncode()
     assert exit_code is not None
     return Ended(exit_code, watch.stdout.text(), watch.stderr.text(), round(time.monotonic() - started, 3))
@@ -145,8 +147,8 @@ def _input(text: str | None) -> IO[bytes]:
     return file
 
 
-async def _end(transport: asyncio.SubprocessTransport, watch: _Watch) -> None:
-    """Ends what is left of the process group, takes in what is left in the pipes, and lets go of both."""
+async def _end(transport: asyncio.SubprocessTransport, watch: _Watch, mark: str) -> None:
+    """Ends what is left of the process group, and who left it; takes in what is left in the pipes; lets go of both."""
     group = transport.get_pid()
     try:
         try:
@@ -155,6 +157,8 @@ async def _end(transport: asyncio.SubprocessTransport, watch: _Watch) -> None:
         finally:
             # Also when a second cancellation cuts the grace short.
             _signal(group, signal.SIGKILL)
+            if strays := end_strays(mark):
+                _logger.warning("Ended %d processes that had left the group of process %s", strays, group)
         with suppress(TimeoutError):
             async with asyncio.timeout(GRACE_SECONDS):
                 await watch.exited.wait()

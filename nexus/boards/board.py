@@ -14,9 +14,9 @@ from typing import Any
 
 from nexus.boards.mapping import map_record
 from nexus.boards.native import VERSION
-from nexus.boards.reading import DEFAULT_LIMIT, EXTENSIONS, Document, read_documents
+from nexus.boards.reading import DEFAULT_LIMIT, EXTENSIONS, NO_MEMORY, Document, read_documents
 from nexus.boards.recognising import own_id
-from nexus.boards.records import BadRecord, Board, BoardTask, RawRecord, Reject, Source
+from nexus.boards.records import BadRecord, Board, BoardTask, RawRecord, Reject, Source, check_rejects
 from nexus.boards.shapes import MARKER, find_records
 from nexus.boards.times import one_line, shown
 from nexus.errors import BoardUnreadable
@@ -42,11 +42,15 @@ def read_board(
     """
     named = [paths] if isinstance(paths, str | Path) else list(paths)
     board = _Reader(limit, max_payload_bytes)
-    single = len(named) == 1 and not Path(named[0]).is_dir()
+    single = len(named) == 1 and not _is_folder(Path(named[0]))
     for path in named:
         for file in board_files(Path(path)):
             try:
                 board.read(file)
+            except MemoryError:
+                board.tasks.clear()
+                board.rejects.clear()
+                raise BoardUnreadable(str(file)[:1000], NO_MEMORY) from None
             except BoardUnreadable as error:
                 if single:
                     raise
@@ -57,9 +61,17 @@ def read_board(
     return board.settled(known_ids)
 
 
+def _is_folder(path: Path) -> bool:
+    """A link to a folder is none, and neither is what cannot be a path: reading it says why."""
+    try:
+        return path.is_dir() and not path.is_symlink()
+    except OSError:  # a name that is too long
+        return False
+
+
 def board_files(path: Path) -> Iterator[Path]:
     """`path` itself; for a folder the board files below it, sorted. Links are not followed."""
-    if path.is_symlink() or not path.is_dir():
+    if not _is_folder(path):
         yield path
         return
     for folder, folders, names in os.walk(path):
@@ -79,11 +91,14 @@ class _Reader:
     warnings: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     duplicates: int = 0
+    rejected: int = 0
+    """Of the file that is being read."""
 
     def read(self, path: Path) -> None:
         """One file; what comes before a fault in the middle of JSON Lines is kept."""
         name = one_line(os.fsencode(path).decode("utf-8", "replace"), 1000)
         documents = read_documents(path, limit=self.limit)
+        self.rejected = 0
         first = next(documents, None)
         self.files.append(name)
         found, left = 0, list[str]()
@@ -151,6 +166,8 @@ class _Reader:
                 raise BadRecord(f"{name}: has {size:,} bytes as JSON, over the limit of {self.max_payload_bytes:,}")
 
     def reject(self, source: Source, value: Any, reason: str) -> None:
+        self.rejected += 1
+        check_rejects(self.rejected, source.file)
         identity = own_id(value) if isinstance(value, dict) else None
         self.rejects.append(
             Reject(

@@ -10,6 +10,7 @@ of the origin's own member names (`vocabulary.ORIGIN_NAMES`, such as `action`, `
 they are ranks: 1, 2, 3 and later become 0, 10, 20 and 30, the raw number is kept.
 """
 
+import re
 from datetime import datetime
 from hashlib import sha256
 from pathlib import PurePath
@@ -27,6 +28,8 @@ from nexus.schemas import NewTask
 from nexus.states import HELD, TERMINAL, TaskStatus
 from nexus.values import canonical_json, check_id, check_json
 
+_WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}")
+
 
 def map_record(record: RawRecord) -> BoardTask:
     """The task that `record` describes; `BadRecord` where it describes none that the nexus can keep."""
@@ -34,6 +37,10 @@ def map_record(record: RawRecord) -> BoardTask:
         check_json(record.value)
     except ValueError as fault:
         raise BadRecord(f"it {fault}") from None
+    try:
+        check_json(_about(record))
+    except ValueError as fault:
+        raise BadRecord(f"what stands around it (its key, agent, episode or parent) {fault}") from None
     try:
         if record.native:
             return native_task(record, digest_of(record))
@@ -47,9 +54,13 @@ def map_record(record: RawRecord) -> BoardTask:
 
 def digest_of(record: RawRecord) -> str:
     """SHA-256 of what the record says, and of what its place says about it."""
-    about = [record.key, record.listed_as, record.agent, record.episode_id, record.parent_id]
+    about = _about(record)
     text = canonical_json([record.value, about] if any(about) else record.value)
     return sha256(text.encode()).hexdigest()
+
+
+def _about(record: RawRecord) -> list[str | None]:
+    return [record.key, record.listed_as, record.agent, record.episode_id, record.parent_id]
 
 
 class _Mapping(Members):
@@ -137,7 +148,7 @@ class _Mapping(Members):
             return 30 if word == "future_improvement" else 20
         if isinstance(raw, float) and raw.is_integer():
             raw = int(raw)
-        if isinstance(raw, str) and raw.strip().lstrip("+-").isdecimal() and len(raw) < 20:
+        if isinstance(raw, str) and _WHOLE_NUMBER.fullmatch(raw.strip()):
             raw = int(raw)
         if isinstance(raw, int) and not isinstance(raw, bool):
             if words.ORIGIN_NAMES.isdisjoint(self.raw) or raw < 0:

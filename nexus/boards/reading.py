@@ -19,6 +19,14 @@ from nexus.errors import BoardUnreadable
 DEFAULT_LIMIT: Final = 256 * 2**20
 """Bytes of one file."""
 
+SLOW_LIMIT: Final = 32 * 2**20
+"""Characters of a text that has to be repaired, or is YAML: a megabyte takes seconds, a large file half an hour."""
+
+MAX_VALUES: Final = 20_000_000
+"""Of one document: each takes some hundred bytes of memory, though it may be two in the file."""
+
+NO_MEMORY: Final = "needs more memory than there is; split it, or use JSON Lines"
+
 LINE_EXTENSIONS: Final = frozenset({".jsonl", ".ndjson"})
 YAML_EXTENSIONS: Final = frozenset({".yaml", ".yml"})
 EXTENSIONS: Final = frozenset({".json"}) | LINE_EXTENSIONS | YAML_EXTENSIONS
@@ -56,11 +64,14 @@ def read_documents(path: Path | str, *, limit: int = DEFAULT_LIMIT) -> Iterator[
         if isinstance(error, BoardUnreadable):
             raise
         raise BoardUnreadable(_shown(path), str(error)) from None
+    except MemoryError:
+        raise BoardUnreadable(_shown(path), NO_MEMORY) from None
 
 
 def _shown(path: Path) -> str:
     """The path fit to print: undecodable bytes and line breaks in a file's name made harmless."""
     text = os.fsencode(path).decode("utf-8", "replace")
+    text = text if len(text) <= 1000 else f"{text[:999]}…"
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
@@ -133,8 +144,10 @@ def _read_lines(path: Path) -> Iterator[Document]:
 
 def _read_whole(path: Path) -> Iterator[Document]:
     text = _decode(path, path.read_bytes())
-    if not text.strip():
+    if not text or text.isspace():
         raise BoardUnreadable(_shown(path), "holds only blanks")
+    if sum(map(text.count, "[{,")) > MAX_VALUES:
+        raise BoardUnreadable(_shown(path), f"holds more than {MAX_VALUES:,} values; split it, or use JSON Lines")
     warnings: list[str] = []
     values = _parse(path, text, warnings)
     if not values:
@@ -146,6 +159,8 @@ def _read_whole(path: Path) -> Iterator[Document]:
 
 def _parse(path: Path, text: str, warnings: list[str]) -> list[Any]:
     if path.suffix.lower() in YAML_EXTENSIONS:
+        if len(text) > SLOW_LIMIT:
+            raise BoardUnreadable(_shown(path), f"has over {SLOW_LIMIT:,} characters of YAML; split it, or use JSON")
         try:
             return parse_yaml(text, warnings.append)
         except YamlFault as fault:
@@ -154,6 +169,8 @@ def _parse(path: Path, text: str, warnings: list[str]) -> list[Any]:
     try:
         values = parse_json(text, heard.append)
     except JsonFault as fault:
+        if len(text) > SLOW_LIMIT:
+            raise BoardUnreadable(_shown(path), f"is not JSON: {fault}") from None
         return _parse_unlike_its_name(path, text, str(fault), warnings)
     warnings += heard
     if len(values) > 1:

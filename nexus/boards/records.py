@@ -1,10 +1,11 @@
 """What reading a board gives: frozen values that the nexus applies, counts and prints."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from nexus.errors import BoardUnreadable
 from nexus.schemas import Attempt, NewTask
 from nexus.states import TaskStatus
 from nexus.values import Id, Instant, Json, Text
@@ -16,6 +17,16 @@ class _Value(BaseModel):
 
 class BadRecord(ValueError):
     """The record cannot be imported; the message is the reason."""
+
+
+MAX_REJECTS: Final = 100_000
+"""Of one file. Each is kept with its place and its beginning, so a file of nothing else would fill the memory."""
+
+
+def check_rejects(count: int, file: str) -> None:
+    """`BoardUnreadable` where so much of a file is no task that it can be no board."""
+    if count > MAX_REJECTS:
+        raise BoardUnreadable(file, f"holds more than {MAX_REJECTS:,} records that cannot be imported; is it a board?")
 
 
 class Source(_Value):

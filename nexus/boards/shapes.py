@@ -22,7 +22,7 @@ from nexus.boards.recognising import (
     milestones_in,
     own_id,
 )
-from nexus.boards.records import RawRecord, Source
+from nexus.boards.records import RawRecord, Source, check_rejects
 from nexus.boards.times import one_line, shown
 from nexus.states import TaskStatus
 
@@ -115,6 +115,7 @@ class _Search:
         return len(self.found.records) + len(self.found.strays)
 
     def _stray(self, value: Any, place: str, reason: str) -> None:
+        check_rejects(len(self.found.strays), self.file)
         self.found.strays.append(Stray(self._source(place), value, reason))
 
     def element(self, value: Any, place: str, context: _Context, depth: int) -> None:
@@ -148,6 +149,7 @@ class _Search:
     def elements(self, values: list[Any], place: str, context: _Context, *, named: bool, depth: int = 0) -> None:
         """A list: of tasks, of things that hold tasks, or of neither."""
         tasks = [is_task(value, named=named) for value in values]
+        some = any(tasks)
         plain = not any(isinstance(value, dict | list) for value in values)
         if named and plain and depth > 1:
             self.found.left.append(place)  # a list of ids or of sentences
@@ -156,7 +158,7 @@ class _Search:
             here = f"{place}[{number}]"
             if named or tasks[number]:
                 self.element(value, here, context, depth)
-            elif any(tasks):
+            elif some:
                 self._stray(value, here, "is no task, as others in its list are: it has no id and status")
             elif isinstance(value, dict) and depth < MAX_SEARCH_DEPTH:
                 self.map(value, here, context, depth + 1)

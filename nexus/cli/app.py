@@ -88,6 +88,10 @@ def run(command: typer.Typer) -> None:
     except UnicodeEncodeError:
         say("An argument is not valid Unicode text.")
         code = USAGE
+    except (MemoryError, RecursionError) as error:
+        # The last line of defence: whatever was given is larger, or nested deeper, than this machine can take.
+        say("It needs more memory than there is." if isinstance(error, MemoryError) else "It is nested too deep.")
+        code = REFUSED
     except KeyboardInterrupt:
         code = 130
     except SystemExit as ended:

@@ -15,6 +15,7 @@ from nexus.cli.output import (
     emit,
     facts,
     flat,
+    mask,
     open_nexus,
     parse_json,
     print_json,
@@ -161,8 +162,8 @@ def show(context: typer.Context, task_id: TaskId, as_json: Json = False) -> None
     attempts = nexus.attempts(task_id)
     if as_json:
         return print_json({**task.model_dump(mode="json"), "attempts": attempts})
-    known = task.model_dump(mode="json", exclude={"retry_policy"})
-    known["result"] = None if task.result is None else json.dumps(task.result, ensure_ascii=False)
+    known = mask(nexus).value(task.model_dump(mode="json", exclude={"retry_policy"}))
+    known["result"] = None if task.result is None else json.dumps(known["result"], ensure_ascii=False)
     facts({name: _words(value) for name, value in known.items() if value not in (None, "", [], {}, 0, False)})
     if attempts:
         print()  # noqa: T201

@@ -4,6 +4,7 @@
 
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nexus import TaskNexus
+    from nexus.masking import Mask
 
 DONE, REFUSED, USAGE, NOTHING = 0, 1, 2, 3
 """Exit codes: done; refused, stderr says why; wrong usage; nothing to claim."""
@@ -24,6 +26,12 @@ DONE, REFUSED, USAGE, NOTHING = 0, 1, 2, 3
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 MOST = 1_000_000
 """No number of tasks or claims is larger."""
+
+
+MOST_WORDS = 2000
+"""Characters of one line on stderr: it may repeat what was given, and that may be anything."""
+MOST_JSON = 64 * 2**20
+"""Characters of a JSON value that is given: as many as the largest `max_payload_bytes`."""
 
 
 def at_most(most: float) -> Callable[[Any], Any]:
@@ -48,6 +56,13 @@ def open_nexus(context: typer.Context) -> "TaskNexus":
     nexus = TaskNexus((context.find_root().obj or {}).get("database"))
     context.call_on_close(nexus.close)
     return nexus
+
+
+def mask(nexus: "TaskNexus") -> "Mask":
+    """What is secret here: for what agents outside say, and for what a person is shown."""
+    from nexus.masking import mask_of
+
+    return mask_of(nexus.settings, os.environ)
 
 
 def emit(value: Any, as_json: bool, show: Callable[[], None]) -> None:
@@ -78,7 +93,8 @@ def data_stream() -> TextIO:
 
 
 def say(text: str) -> None:
-    """Words for the person, on stderr: one line, whatever is in them."""
+    """Words for the person, on stderr: one line that can be read, whatever is in them."""
+    text = text if len(text) <= MOST_WORDS else f"{text[: MOST_WORDS - 1]}…"
     print(harmless(text), file=sys.stderr)
 
 
@@ -200,9 +216,12 @@ def parse_json(text: str | None, what: str) -> Any:
         return None
     try:
         if text == "-":
-            text = sys.stdin.read()
+            text = sys.stdin.read(MOST_JSON + 1)
         elif text.startswith("@"):
-            text = Path(text[1:]).read_text(encoding="utf-8")
+            with Path(text[1:]).open(encoding="utf-8") as file:
+                text = file.read(MOST_JSON + 1)
+        if len(text) > MOST_JSON:
+            refuse(f"{what} has more than {MOST_JSON:,} characters; keep large data elsewhere.", USAGE)
         return json.loads(text)
     except OSError as error:
         refuse(f"{what}: {error.strerror}: {error.filename}", USAGE)

@@ -112,7 +112,7 @@ def _config(nexus: "TaskNexus", asked: dict[str, Any], changes: list[str] | tupl
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -17,6 +17,7 @@ from nexus.cli.output import (
     at_most,
     emit,
     flat,
+    mask,
     open_nexus,
     parse_json,
     refuse,
@@ -129,7 +130,8 @@ def heartbeat(
 ) -> None:
     """Renew the lease. Exit code 1: stop, the claim is lost or the task was cancelled."""
     nexus = open_nexus(context)
-    beat = nexus.heartbeat(held(nexus, task_id, claim_no, agent), note, lease_seconds=lease)
+    told = None if note is None else mask(nexus).text(note)
+    beat = nexus.heartbeat(held(nexus, task_id, claim_no, agent), told, lease_seconds=lease)
 
     def show() -> None:
         if not beat.cancel_requested:
@@ -153,7 +155,7 @@ def complete(
     """Done: keep the result. A result that comes after the claim was lost is kept on its attempt."""
     nexus = open_nexus(context)
     value = parse_json(result, "--result")
-    task = nexus.complete(held(nexus, task_id, claim_no, agent), value)
+    task = nexus.complete(held(nexus, task_id, claim_no, agent), mask(nexus).value(value))
     emit(task, as_json, lambda: say(f"{task_id}: {task.status}."))
 
 
@@ -178,7 +180,9 @@ def fail(
     from nexus.schemas import clean
 
     nexus = open_nexus(context)
-    failure = Failure(message=clean(error), error_type="", retryable=not give_up, retry_after_seconds=retry_after)
+    failure = Failure(
+        message=clean(mask(nexus).text(error)), error_type="", retryable=not give_up, retry_after_seconds=retry_after
+    )
     task = nexus.fail(held(nexus, task_id, claim_no, agent), failure)
     again = f"again from {when(task.available_at)} UTC" if task.status == "pending" else "a dead letter"
     emit(task, as_json, lambda: say(f"{task_id}: {task.status}, {again}."))
@@ -194,5 +198,6 @@ def release(
 ) -> None:
     """Hand a task back; it is offered again at once."""
     nexus = open_nexus(context)
-    task = nexus.release(held(nexus, task_id, claim_no, agent), reason)
+    told = None if reason is None else mask(nexus).text(reason)
+    task = nexus.release(held(nexus, task_id, claim_no, agent), told)
     emit(task, as_json, lambda: say(f"{task_id}: handed back."))

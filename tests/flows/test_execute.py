@@ -106,6 +106,29 @@ async def test_a_dead_letter_is_red_and_says_why(nexus: TaskNexus, handles: Hand
     assert len(nexus.attempts("EP07-T3")) == 3
 
 
+async def test_a_secret_in_an_error_is_neither_in_the_run_nor_in_its_log(
+    nexus: TaskNexus, handles: Handles, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(task: Task, context: TaskContext) -> None:
+        context.logger.info("logging in with %s", task.payload["api_key"])
+        try:
+            raise OSError(task.payload["api_key"])
+        except OSError as error:
+            raise ValueError(f"refused: {error}") from error
+
+    handles("summarise", fail)
+    add(nexus, payload={"api_key": "tr0ub4dor-and-3"}, retry_policy=ONCE)
+
+    state = await execute_task("EP07-T3", "Agent-2", return_state=True)
+
+    run = await flow_run_of(state)
+    [task_run] = (await task_runs_of(state, 1)).values()
+    for message in (run.state.message, task_run.state.message, task_of(nexus).error):
+        assert "ValueError: refused: ***" in message
+    assert "tr0ub4dor" not in caplog.text + run.model_dump_json() + task_run.model_dump_json()
+    assert "logging in with ***" in caplog.text
+
+
 @pytest.mark.parametrize("error", [GiveUp("the page is gone"), KeyError("page")])
 async def test_what_no_try_can_better_is_tried_once(nexus: TaskNexus, handles: Handles, error: Exception) -> None:
     async def fail(task: Task, context: TaskContext) -> None:

@@ -248,6 +248,7 @@ async def test_a_command_sees_the_listed_variables_those_of_its_task_and_its_att
 
     seen = dict(eval(result["stdout"]))
     seen.pop("LC_CTYPE", None)  # Python adds it to its own
+    assert len(seen.pop("NEXUS_COMMAND_RUN")) == 32, "the mark by which who is left is found"
     assert seen == {
         "LANG": "C",
         "TZ": "Asia/Tokyo",
@@ -432,21 +433,27 @@ async def test_a_child_that_a_program_leaves_behind_ends_with_it_and_holds_nobod
     assert not is_alive(pid_in(workshop / "child"))
 
 
-async def test_a_descendant_that_got_away_into_its_own_session_holds_nobody_up(run, workshop):
-    script = """
+AWAY = """
 import os, time
+with open("away", "w") as file:
+    print(os.getpid(), file=file)
+time.sleep(300)
+"""
+
+
+async def test_a_descendant_that_got_away_and_hid_holds_nobody_up(run, workshop):
+    script = """
+import os, sys, time
 if os.fork() == 0:
     os.setsid()
-    with open("away", "w") as file:
-        print(os.getpid(), file=file)
-    time.sleep(300)
+    os.execve(sys.executable, [sys.executable, "-I", "-S", "-c", sys.argv[1]], {})
 while not os.path.exists("away"):
     time.sleep(0.01)
 print("done", flush=True)
 """
     before = open_files()
     try:
-        result = await run(py(script))
+        result = await run(py(script, AWAY))
         await until(lambda: open_files() == before)
     finally:
         os.kill(await until(lambda: pid_in(workshop / "away")), signal.SIGKILL)
