@@ -22,6 +22,7 @@ from pydantic_settings.exceptions import SettingsError
 
 from nexus.errors import DatabaseUnavailable, InvalidSettings
 from nexus.monitoring import Section, TaskMonitoringConfig
+from nexus.retention import Retention
 from nexus.schemas import RetryPolicy
 from nexus.values import Names, Seconds
 
@@ -105,6 +106,7 @@ class NexusSettings(BaseSettings):
     )
     retry: RetryPolicy = Field(default_factory=lambda: RetryPolicy(), description="For tasks that bring no policy")
     monitoring: TaskMonitoringConfig = Field(default_factory=lambda: TaskMonitoringConfig())
+    retention: Retention = Field(default_factory=lambda: Retention())
     command: CommandSettings = Field(default_factory=lambda: CommandSettings())
     http: HttpSettings = Field(default_factory=lambda: HttpSettings())
     service: ServiceSettings = Field(default_factory=lambda: ServiceSettings())
