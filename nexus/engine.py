@@ -31,6 +31,12 @@ BUSY_TIMEOUT_MS: Final = 30_000
 TRIES: Final = 6
 """With delays of 0.05 s, doubling: faults of up to about a second and a half are not seen by anybody."""
 
+PAGES_AT_ONCE: Final = 1000
+"""Of an SQLite file, given back in one transaction: 4 MB."""
+
+_INCREMENTAL: Final = 2
+"""What SQLite calls `auto_vacuum = INCREMENTAL`."""
+
 _TRANSIENT_SQLSTATES: Final = ("40001", "40P01", "55P03", "57P0", "08", "53300")
 
 
@@ -140,9 +146,44 @@ class Database:
 
         def switch(tx: Tx) -> None:
             if tx.plain(sa.text("PRAGMA journal_mode")).scalar() not in ("wal", "memory"):
+                # Only a file that holds nothing yet takes this on; `compact` brings it to others.
+                tx.plain(sa.text("PRAGMA auto_vacuum = INCREMENTAL"))
                 tx.plain(sa.text("PRAGMA journal_mode = WAL"))
 
         self._run(switch, None, begin=None)  # not possible inside a transaction
+
+    def give_back(self) -> None:
+        """Let an SQLite file become smaller by what it does not use, in small pieces.
+
+        A tenth of it stays free: tomorrow's tasks would only make it grow again.
+        """
+
+        def piece(tx: Tx) -> bool:
+            pages, free, mode = (
+                tx.plain(sa.text(f"PRAGMA {name}")).scalar_one()
+                for name in ("page_count", "freelist_count", "auto_vacuum")
+            )
+            spare = free - pages // 10
+            if mode != _INCREMENTAL or spare <= 0:
+                return False
+            # Not by SQLAlchemy: its rows have no columns, so it would not fetch them, and each of them is a page.
+            cursor = tx.connection.connection.cursor()
+            cursor.execute(f"PRAGMA incremental_vacuum({min(spare, PAGES_AT_ONCE)})")
+            cursor.fetchall()
+            cursor.close()
+            return bool(spare > PAGES_AT_ONCE)
+
+        while self.is_sqlite and self.write(piece):
+            time.sleep(0.01)  # a claim that waits gets its turn
+
+    def compact(self) -> None:
+        """Write an SQLite file anew, without what it does not use; others wait. From then on `give_back` works."""
+
+        def rewrite(tx: Tx) -> None:
+            tx.plain(sa.text("PRAGMA auto_vacuum = INCREMENTAL"))
+            tx.plain(sa.text("VACUUM"))
+
+        self._run(rewrite, None, begin=None)  # not possible inside a transaction
 
     def _run(self, work: Callable[[Tx], T], moment: datetime | None, *, begin: str | None) -> T:
         for attempt in range(1, TRIES + 1):
