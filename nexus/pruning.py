@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from nexus.engine import Tx
 from nexus.predicates import Clause, status_in
 from nexus.records import Row
-from nexus.retention import ORDER, Mark, Retention, boundary
+from nexus.retention import ORDER, Mark, Retention, boundary, unneeded
 from nexus.sql import Moment, among, among_numbers
 from nexus.states import TERMINAL, TaskStatus
 from nexus.tables import attempts, dependencies, history, stalls, sweeps, tasks
@@ -138,8 +138,9 @@ def _free(tx: Tx, rows: Sequence[Row], gone: AbstractSet[str]) -> list[Row]:
     if not rows:
         return []
     names = {"batch": dump_json([row.task_id for row in rows])}
-    needed = {row.task_id for statement in _NEEDED for row in tx.plain(statement, names) if row.by not in gone}
-    return [row for row in rows if row.task_id not in needed]
+    needs = [(row.task_id, row.by) for statement in _NEEDED for row in tx.plain(statement, names)]
+    free = unneeded([row.task_id for row in rows], needs, gone)
+    return [row for row in rows if row.task_id in free]
 
 
 _other = tasks.alias("other")
@@ -189,7 +190,7 @@ def _asking() -> sa.Select[Any]:
 
 
 _NEEDED = (_depended_upon(), _related(), _stalled(), _asked_about(), _asking())
-"""Each gives the task that must stay, and the task for whose sake (NULL: none that could go as well)."""
+"""Each gives the task that must stay, and the task for whose sake (NULL: for good)."""
 
 
 def old_sweeps() -> sa.Select[Any]:

@@ -1,5 +1,7 @@
 """How long the board remembers what is finished, as settings; and, as a pure function, what that means today."""
 
+from collections.abc import Collection, Iterable
+from collections.abc import Set as AbstractSet
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, Self
 
@@ -93,3 +95,21 @@ def boundary(present: datetime, bounds: Bounds, grace_seconds: float, surplus: M
         marks.append((present - timedelta(days=bounds.days), LAST))
     settled = (present - timedelta(seconds=grace_seconds), LAST)
     return min(max(marks), settled) if marks else None
+
+
+def unneeded(
+    ended: Collection[str], needs: Iterable[tuple[str, str | None]], gone: AbstractSet[str] = frozenset()
+) -> set[str]:
+    """Which of the tasks in `ended` can go together.
+
+    `needs` says of some of them for whose sake they must stay (None: for good): not for that of one that goes as well,
+    or is `gone` already.
+    """
+    holders: dict[str, list[str | None]] = {}
+    for task_id, by in needs:
+        if by is None or by not in gone:
+            holders.setdefault(task_id, []).append(by)
+    free = set(ended)
+    while stays := {task_id for task_id in free & holders.keys() if any(by not in free for by in holders[task_id])}:
+        free -= stays
+    return free

@@ -19,6 +19,13 @@ from nexus.tables import Base, attempts, dependencies, history, stall_steps, sta
 
 HOUR, DAY = 3600.0, 86_400.0
 
+
+class FinalError(Exception):
+    """A failure that no further attempt will mend."""
+
+    retryable = False
+
+
 Bring = Callable[[str, TaskStatus], Claim | None]
 ENDS = (TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED)
 
@@ -167,7 +174,7 @@ class TestWhatIsNeededStays:
             {"task_id": f"T{n}", "depends_on": [f"T{n - 1}"], "on_dependency_failure": "cancel"} for n in range(1, 9)
         ]
         nexus.add_tasks(chain)
-        nexus.fail(at_work("T0"), RuntimeError("no"), retry=False)
+        nexus.fail(at_work("T0"), FinalError("no"))
         assert nexus.stats() == {"failed": 1, "cancelled": 8}
         clock.advance(9 * DAY)
         foreseen = nexus.prune(after(7, batch_size=2), dry_run=True)
@@ -181,7 +188,7 @@ class TestWhatIsNeededStays:
     ) -> None:
         nexus.add_tasks([{"task_id": "first"}, {"task_id": "then", "depends_on": ["first"]}])
         done("first", {"pages": 12})
-        nexus.fail(at_work("then"), RuntimeError("no"), retry=False)
+        nexus.fail(at_work("then"), FinalError("no"))
         clock.advance(90 * DAY)
         assert nexus.prune(Retention.model_validate({"completed": {"days": 7}})).kept == 1
         nexus.retry("then")
@@ -227,15 +234,20 @@ class TestWhatIsNeededStays:
     def test_a_new_stall_with_the_number_of_an_old_one_is_asked_about(
         self, nexus: TaskNexus, done: Any, clock: Any
     ) -> None:
-        done(self.escalated(nexus, clock))
+        nexus.add_task({"task_id": "T1"})
+        clock.advance(2 * HOUR)
+        nexus.sweep(TaskMonitoringConfig(escalation_strategy="escalate"))
+        [asked] = nexus.get_all_tasks(tag="escalation")
         done("T1")
+        nexus.retry(asked.task_id)
         clock.advance(9 * DAY)
-        assert nexus.prune(Retention.model_validate({"completed": {"days": 9, "keep": 1}})).tasks == 2 - 1
-        left = ids(nexus)
-        nexus.prune(after(8))
+        done(asked.task_id)
+        clock.advance(2 * HOUR)
+        assert nexus.prune(after(7)).stalls == 1
+        assert ids(nexus) == {asked.task_id}
         nexus.add_task({"task_id": "T2"})
         clock.advance(2 * HOUR)
-        assert nexus.sweep(TaskMonitoringConfig(escalation_strategy="escalate")).escalated == 1, left
+        assert nexus.sweep(TaskMonitoringConfig(escalation_strategy="escalate")).escalated == 1
 
 
 class TestAllThatBelongsToIt:
@@ -300,8 +312,8 @@ class TestOldRecords:
         assert len(nexus.sweeps()) == 1
 
     def test_what_agents_confirmed(self, nexus: TaskNexus, clock: Any) -> None:
-        nexus.register_agent("Ada", ["x"])
         nexus.add_task({"task_id": "T1"})
+        nexus.confirm_agent("Ada")
         with nexus._database.engine.connect() as connection:
             said = connection.execute(sa.select(history).where(history.c.task_id.is_(None))).all()
         clock.advance(9 * DAY)
@@ -325,7 +337,7 @@ class TestBatches:
         report = nexus.prune(after(7, batch_size=size), progress=lambda *how_far: told.append(how_far))
         assert (report.cancelled, report.more) == (10, False)
         assert told[-1] == (10, 10)
-        assert [looked for looked, _ in told] == sorted({looked for looked, _ in told} | {10})[: len(told)]
+        assert [looked for looked, _ in told[: 10 // size]] == list(range(size, 11, size))
         assert ids(nexus) == set()
 
     def test_each_is_a_transaction_of_its_own(
@@ -509,7 +521,7 @@ class TestTheFile:
         pages, free = self.pages(nexus)
         assert before > 1200
         assert pages < before / 5
-        assert free <= pages // 5 + 1
+        assert free <= pages // 10
 
     def test_what_is_soon_used_again_stays(self, tmp_path: Any, open_board: Any, clock: Any) -> None:
         nexus = self.big(f"sqlite:///{tmp_path / 'big.db'}", open_board, clock)
@@ -581,7 +593,7 @@ def test_any_board_stays_whole(data: st.DataObject) -> None:
                 continue
             claim = nexus.claim_task(data.draw(st.sampled_from(open_ones)), "Ada")
             nexus.start(claim)
-            nexus.complete(claim) if how == "complete" else nexus.fail(claim, RuntimeError("no"), retry=False)
+            nexus.complete(claim) if how == "complete" else nexus.fail(claim, FinalError("no"))
         present += timedelta(hours=2)
         bounds = after(
             data.draw(st.none() | st.integers(0, 10), label="days"),

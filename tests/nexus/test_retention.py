@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from nexus import NexusSettings, Retention
 from nexus.errors import InvalidSettings
-from nexus.retention import LAST, ORDER, Bounds, boundary
+from nexus.retention import LAST, ORDER, Bounds, boundary, unneeded
 from nexus.states import TaskStatus
 
 NOON = datetime(2030, 6, 1, 12, 0, tzinfo=UTC)
@@ -52,6 +52,34 @@ class TestTheBoundary:
         assert (mark is None) == (not asked)
         assert mark is None or mark <= settled
         assert all(mark >= min(one, settled) for one in asked)
+
+
+class TestWhatCanGoTogether:
+    def test_nobody_needs_them(self) -> None:
+        assert unneeded(["A", "B"], []) == {"A", "B"}
+
+    def test_for_the_sake_of_one_that_stays(self) -> None:
+        assert unneeded(["A", "B"], [("A", "Z")]) == {"B"}
+        assert unneeded(["A", "B"], [("A", "Z")], {"Z"}) == {"A", "B"}
+
+    def test_for_good(self) -> None:
+        assert unneeded(["A", "B"], [("A", None)], {"A"}) == {"B"}
+
+    def test_a_chain_goes_as_a_whole_or_stays_as_a_whole(self) -> None:
+        chain = [("A", "B"), ("B", "C")]
+        assert unneeded("ABC", chain) == {"A", "B", "C"}
+        assert unneeded("ABC", [*chain, ("C", "Z")]) == set()
+        assert unneeded("AC", chain) == {"C"}
+
+    @given(
+        st.sets(st.integers(0, 6).map(str)),
+        st.lists(st.tuples(st.integers(0, 6).map(str), st.none() | st.integers(0, 9).map(str))),
+    )
+    def test_nothing_that_stays_misses_anything(self, ended: set[str], needs: list[tuple[str, str | None]]) -> None:
+        free = unneeded(ended, needs)
+        assert free <= ended
+        assert not [(one, by) for one, by in needs if one in free and by not in free]
+        assert all(any(one == task and by not in free for one, by in needs) for task in ended - free)
 
 
 class TestSettings:
