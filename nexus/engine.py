@@ -175,14 +175,23 @@ class Database:
         while self.is_sqlite and self._run(piece, None, begin=None):
             time.sleep(0.01)  # a claim that waits gets its turn
 
-    def compact(self) -> None:
-        """Write an SQLite file anew, without what it does not use; others wait. From then on `give_back` works."""
+    def compact(self) -> tuple[int, int]:
+        """Write an SQLite file anew, without what it does not use; its bytes before and after.
 
-        def rewrite(tx: Tx) -> None:
+        Others wait meanwhile. From then on `give_back` works, also where the file is older than that.
+        """
+
+        def size(tx: Tx) -> int:
+            pages, each = (tx.plain(sa.text(f"PRAGMA {name}")).scalar_one() for name in ("page_count", "page_size"))
+            return int(pages * each)
+
+        def rewrite(tx: Tx) -> tuple[int, int]:
+            before = size(tx)
             tx.plain(sa.text("PRAGMA auto_vacuum = INCREMENTAL"))
             tx.plain(sa.text("VACUUM"))
+            return before, size(tx)
 
-        self._run(rewrite, None, begin=None)  # not possible inside a transaction
+        return self._run(rewrite, None, begin=None)  # not possible inside a transaction
 
     def _run(self, work: Callable[[Tx], T], moment: datetime | None, *, begin: str | None) -> T:
         for attempt in range(1, TRIES + 1):

@@ -77,12 +77,16 @@ class Retention(Section):
         bounds: Bounds = getattr(self, status.value)
         return bounds
 
+    def only(self, statuses: list[TaskStatus]) -> Self:
+        """What is set, for these alone."""
+        others: dict[str, Any] = {status.value: Bounds() for status in ORDER if status not in statuses}
+        return self.model_copy(update={**others, "record_days": None})
+
     def asked(self, statuses: list[TaskStatus], days: float | None, keep: int | None) -> Self:
         """Only this, whatever is set. Who names an age shorter than the grace means it."""
-        values: dict[str, Any] = {status.value: Bounds() for status in ORDER}
-        values |= {status.value: Bounds(days=days, keep=keep) for status in statuses}
+        values: dict[str, Any] = {status.value: Bounds(days=days, keep=keep) for status in ORDER}
         grace = self.grace_seconds if days is None else min(self.grace_seconds, days * 86_400)
-        return self.model_copy(update={**values, "record_days": None, "grace_seconds": grace})
+        return self.model_copy(update={**values, "grace_seconds": grace}).only(statuses)
 
 
 def boundary(present: datetime, bounds: Bounds, grace_seconds: float, surplus: Mark | None) -> Mark | None:
