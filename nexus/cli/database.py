@@ -1,5 +1,6 @@
 """`nexus db`: the schema."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,7 +58,7 @@ def compact(context: typer.Context, url: Url = None, as_json: Json = False) -> N
     try:
         if not database.is_sqlite:
             refuse(f"{database.name} is no SQLite file; PostgreSQL looks after its own (autovacuum).")
-        if schema.current(database) is None:
+        if not Path(database.url.database or "").is_file() or schema.current(database) is None:
             refuse(f"{database.name} holds no nexus yet.")
         before, after = database.compact()
     finally:

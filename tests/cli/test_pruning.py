@@ -126,6 +126,7 @@ class TestCompact:
 
     def test_what_is_not_there(self, refused: Callable[..., str], elsewhere: Path) -> None:
         assert "holds no nexus yet" in refused("db", "compact", "--database", "sqlite:///none.db")
+        assert not (elsewhere / "none.db").exists()
 
     def test_a_server(self, refused: Callable[..., str], postgres_url: str) -> None:
         assert "looks after its own" in refused("db", "compact", "--database", postgres_url)
