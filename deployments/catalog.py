@@ -32,7 +32,8 @@ async def deployments(settings: NexusSettings) -> "list[RunnerDeployment]":
     # Named as module.function, not as a file: a run then starts from whatever directory the service runs in.
     by_module = EntrypointType.MODULE_PATH
     retention = settings.retention
-    # Never two sweeps at once, nor two prunings. A surplus one is cancelled, not queued: the next interval brings another.
+    # Never two sweeps at once, nor two prunings. A surplus one is cancelled, not queued: the next interval brings
+    # another.
     alone = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
     return [
         await execute_task.ato_deployment(DEPLOYMENT, tags=[TAG], entrypoint_type=by_module),
