@@ -1,5 +1,6 @@
 """The deployments, as values: what can be started from outside, and what starts by itself."""
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from deployments.reap import TAG
@@ -14,18 +15,25 @@ DEPLOYMENT: Final = "nexus"
 EXECUTE: Final = f"execute-task/{DEPLOYMENT}"
 SHIFT: Final = f"process-agent-tasks/{DEPLOYMENT}"
 SWEEP: Final = f"sweep-stalled-tasks/{DEPLOYMENT}"
+PRUNE: Final = f"prune-finished-tasks/{DEPLOYMENT}"
+
+_MIDNIGHT: Final = datetime(2020, 1, 1, tzinfo=UTC)
+"""What intervals of pruning are counted from. From the service's start, one longer than a working day never comes."""
 
 
 async def deployments(settings: NexusSettings) -> "list[RunnerDeployment]":
     """Everything that the service serves. Imports Prefect, so the API's address must be known by now."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.schedules import Interval
     from prefect.types.entrypoint import EntrypointType
 
-    from flows import execute_task, process_agent_tasks, sweep_stalled_tasks
+    from flows import execute_task, process_agent_tasks, prune_finished_tasks, sweep_stalled_tasks
 
     # Named as module.function, not as a file: a run then starts from whatever directory the service runs in.
     by_module = EntrypointType.MODULE_PATH
-    # Never two sweeps at once. A surplus one is cancelled, not queued: the next interval brings another.
+    retention = settings.retention
+    # Never two sweeps at once, nor two prunings. A surplus one is cancelled, not queued: the next interval brings
+    # another.
     alone = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
     return [
         await execute_task.ato_deployment(DEPLOYMENT, tags=[TAG], entrypoint_type=by_module),
@@ -35,6 +43,14 @@ async def deployments(settings: NexusSettings) -> "list[RunnerDeployment]":
             tags=[TAG],
             entrypoint_type=by_module,
             interval=settings.monitoring.check_interval_seconds,
+            concurrency_limit=alone,
+        ),
+        await prune_finished_tasks.ato_deployment(
+            DEPLOYMENT,
+            tags=[TAG],
+            entrypoint_type=by_module,
+            # Where everything is kept, it runs only when somebody asks for it.
+            schedule=Interval(retention.interval_seconds, anchor_date=_MIDNIGHT) if retention.is_set else None,
             concurrency_limit=alone,
         ),
     ]

@@ -1,4 +1,4 @@
-"""How work gets done: handlers, and the Prefect flows that claim, execute, complete and sweep.
+"""How work gets done: handlers, and the Prefect flows that claim, execute, complete, sweep and prune.
 
 The flows load on first use: a module of handlers need not pay for importing Prefect.
 """
@@ -11,6 +11,7 @@ from flows.handlers import GiveUp, Retry, TaskContext, handler
 if TYPE_CHECKING:
     from flows.episode import run_episode
     from flows.execute import execute_task
+    from flows.prune import prune_finished_tasks
     from flows.reports import EpisodeReport, ShiftReport
     from flows.shift import process_agent_tasks
     from flows.sweep import sweep_stalled_tasks
@@ -20,6 +21,7 @@ _MODULE_OF = {
     "ShiftReport": "flows.reports",
     "execute_task": "flows.execute",
     "process_agent_tasks": "flows.shift",
+    "prune_finished_tasks": "flows.prune",
     "run_episode": "flows.episode",
     "sweep_stalled_tasks": "flows.sweep",
 }
@@ -33,6 +35,7 @@ __all__ = [
     "execute_task",
     "handler",
     "process_agent_tasks",
+    "prune_finished_tasks",
     "run_episode",
     "sweep_stalled_tasks",
 ]

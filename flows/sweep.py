@@ -1,6 +1,5 @@
 """`sweep_stalled_tasks`: one pass of the sweep, as a flow that a deployment runs on a schedule."""
 
-import asyncio
 from typing import Final
 
 from prefect import flow
@@ -8,17 +7,13 @@ from prefect import flow
 from flows.board import board
 from flows.notify import deliver
 from flows.observe import ended_well, run_log, show_markdown, tag_flow_run
+from flows.patience import patiently
 from flows.reports import cell
 from flows.truth import Aligned, align
 from nexus import SweepReport, TaskMonitoringConfig
-from nexus.errors import DatabaseUnavailable
 
-TRIES: Final = 3
 ROWS: Final = 500
 """Of a table on a page; the report has all."""
-
-PAUSE_SECONDS: Final = 5.0
-"""A pass is idempotent, so a database that was away for a moment costs nothing but the wait."""
 
 
 @flow(name="sweep-stalled-tasks", flow_run_name="sweep")
@@ -37,7 +32,7 @@ async def sweep_stalled_tasks(config: TaskMonitoringConfig | None = None) -> Swe
     """
     await tag_flow_run()
     nexus = board()
-    report = await _swept(config)
+    report = await patiently(lambda: _sweep(config))
     for item in report.items[:100]:
         run_log().warning("%s: %s (%s)", item.task_id, item.action, item.detail)
     told = await deliver(nexus, (config or nexus.settings.monitoring).notify_block)
@@ -46,17 +41,6 @@ async def sweep_stalled_tasks(config: TaskMonitoringConfig | None = None) -> Swe
         run_log().warning("%s", line)
     await show_markdown("nexus-sweep", page(report, told, aligned), "What the sweep found, and what it did")
     return ended_well(report, summary(report))
-
-
-async def _swept(config: TaskMonitoringConfig | None) -> SweepReport:
-    # Not by Prefect's flow retries: with them 3.8.8 raises the first error even when the second try went well.
-    for _ in range(TRIES - 1):
-        try:
-            return await asyncio.to_thread(_sweep, config)
-        except DatabaseUnavailable as error:
-            run_log().warning("%s Trying again.", error)
-            await asyncio.sleep(PAUSE_SECONDS)
-    return await asyncio.to_thread(_sweep, config)
 
 
 def _sweep(config: TaskMonitoringConfig | None) -> SweepReport:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nexus.monitoring import EscalationPolicy, EscalationStep, TaskMonitoringConfig
-    from nexus.reports import Stall, Sweep, SweepItem, SweepReport
+    from nexus.reports import PruneReport, Stall, Sweep, SweepItem, SweepReport
+    from nexus.retention import Retention
     from nexus.schemas import (
         Agent,
         Attempt,
@@ -30,8 +31,9 @@ _HOME = {
         "Agent", "Attempt", "Claim", "Failure", "Heartbeat", "HistoryEvent", "NewTask", "Reason", "RetryPolicy",
         "Task",
     ),
-    "nexus.reports": ("Stall", "Sweep", "SweepItem", "SweepReport"),
+    "nexus.reports": ("PruneReport", "Stall", "Sweep", "SweepItem", "SweepReport"),
     "nexus.monitoring": ("EscalationPolicy", "EscalationStep", "TaskMonitoringConfig"),
+    "nexus.retention": ("Retention",),
     "nexus.settings": ("NexusSettings",),
     "nexus.states": ("AttemptOutcome", "TaskStatus"),
     "nexus.task_nexus": ("TaskNexus",),
@@ -50,7 +52,9 @@ __all__ = [
     "HistoryEvent",
     "NewTask",
     "NexusSettings",
+    "PruneReport",
     "Reason",
+    "Retention",
     "RetryPolicy",
     "Stall",
     "Sweep",

@@ -12,7 +12,7 @@ from typing import Any
 from nexus import intake, queries, records, transitions
 from nexus.boards.records import Board, BoardTask, ImportReport, Reject
 from nexus.boards.times import one_line
-from nexus.engine import Tx
+from nexus.engine import Again, Tx
 from nexus.errors import DependencyCycle, InvalidTask
 from nexus.rows import Row
 from nexus.settings import NexusSettings
@@ -170,7 +170,9 @@ class _Import:
     def write(self) -> None:
         """Insert the new tasks, redefine the changed ones, then count what each waits for."""
         written = list((self.fresh | self.changed).items())
-        queries.lock_targets(self.tx, sorted({target for _, task in written for target in task.new.depends_on}))
+        targets = {target for _, task in written for target in task.new.depends_on}
+        if targets - dict(written).keys() - queries.lock_targets(self.tx, sorted(targets)).keys():
+            raise Again  # one of them was pruned since we looked
         fresh = list(self.fresh.values())
         for batch in _batches(fresh):
             rows = [self._row(task) for task in batch]
@@ -191,9 +193,9 @@ class _Import:
             records.add_dependencies(self.tx, edges)
         for batch in _batches([task for _, task in written]):
             records.count_dependencies(self.tx, [task.task_id for task in batch])
-        targets = queries.task_rows(self.tx, sorted({target for _, task in written for target in task.new.depends_on}))
-        without_success = (TaskStatus.FAILED, TaskStatus.CANCELLED)
-        transitions.settle_dependants(self.tx, [name for name, row in targets.items() if row.status in without_success])
+        rows_there = queries.task_rows(self.tx, sorted(targets))
+        ended = (TaskStatus.FAILED, TaskStatus.CANCELLED)
+        transitions.settle_dependants(self.tx, [name for name, row in rows_there.items() if row.status in ended])
 
     def _end_stalls(self) -> None:
         """What is asked for anew waits anew, and what was asked about the old is asked no longer."""

@@ -143,6 +143,35 @@ class Notice(Value):
     """The verb by which the task has moved on meanwhile."""
 
 
+class PruneReport(Value):
+    """What was forgotten, or would be."""
+
+    started_at: Instant
+    finished_at: Instant
+    completed: int = 0
+    """Tasks deleted that were completed."""
+    failed: int = 0
+    cancelled: int = 0
+    attempts: int = 0
+    """Rows that went with their tasks."""
+    history: int = 0
+    """Rows that went with their tasks, and old confirmations of agents."""
+    stalls: int = 0
+    sweeps: int = 0
+    """Old passes of the sweep."""
+    kept: int = 0
+    """Tasks beyond their bounds that stay, because something that is not done yet needs them."""
+    more: bool = False
+    """The run was full: the next one continues."""
+    dry_run: bool = False
+    """Nothing was deleted: this is what would be."""
+
+    @property
+    def tasks(self) -> int:
+        """All tasks that were deleted."""
+        return self.completed + self.failed + self.cancelled
+
+
 class Finding(Value):
     """Something that `nexus doctor` is not content with."""
 

@@ -20,6 +20,7 @@ from pydantic_settings.exceptions import SettingsError
 
 from nexus.errors import DatabaseUnavailable, InvalidSettings, short
 from nexus.monitoring import Section, TaskMonitoringConfig
+from nexus.retention import Retention
 from nexus.schemas import RetryPolicy
 from nexus.settings_sources import PREFIX, check_file, check_names, not_json
 from nexus.values import Names, Seconds
@@ -161,6 +162,7 @@ class NexusSettings(BaseSettings):
     )
     retry: RetryPolicy = Field(default_factory=lambda: RetryPolicy(), description="For tasks that bring no policy")
     monitoring: TaskMonitoringConfig = Field(default_factory=lambda: TaskMonitoringConfig())
+    retention: Retention = Field(default_factory=lambda: Retention())
     command: CommandSettings = Field(default_factory=lambda: CommandSettings())
     http: HttpSettings = Field(default_factory=lambda: HttpSettings())
     secrets: SecretsSettings = Field(default_factory=lambda: SecretsSettings())

@@ -2,8 +2,8 @@
 
 Names begin with `nexus_`, so that the nexus can share a PostgreSQL database with its users' own tables.
 `nexus_tasks` holds the present, `nexus_attempts` every try, `nexus_history` every move. Attempts and history
-have no foreign keys: only `nexus.transitions` writes them, tasks are deleted only together with them, and the
-check would cost every claim.
+have no foreign keys: only `nexus.transitions` writes them, tasks are deleted only together with them
+(`nexus.pruning`), and the check would cost every claim.
 """
 
 import sqlalchemy as sa
@@ -37,6 +37,8 @@ IS_UNWATCHED = text("status = 'pending' AND unmet_dependencies = 0 AND stall_id 
 IS_DEADLINE_AHEAD = text(
     "deadline IS NOT NULL AND overdue_id IS NULL AND status NOT IN ('completed', 'failed', 'cancelled')"
 )
+IS_ENDED = text("status IN ('cancelled', 'completed', 'failed')")
+IS_RELATED = text("related_task_id IS NOT NULL AND status NOT IN ('completed', 'failed', 'cancelled')")
 IS_ASKING = text("escalates IS NOT NULL AND status NOT IN ('completed', 'failed', 'cancelled')")
 IS_UNDELIVERED = text("step = 'notify' AND told_at IS NULL")
 IS_STEP_AHEAD = text("closed_at IS NULL AND next_step_at IS NOT NULL")
@@ -129,6 +131,9 @@ class TaskRow(Base):
             sqlite_where=text("escalates IS NOT NULL"),
         ),
         Index("ix_nexus_tasks_asking", "escalates", postgresql_where=IS_ASKING, sqlite_where=IS_ASKING),
+        # Pruning: what ended so, newest last; and whom the tasks that are not done yet are about.
+        Index("ix_nexus_tasks_ended", "status", "updated_at", "seq", postgresql_where=IS_ENDED, sqlite_where=IS_ENDED),
+        Index("ix_nexus_tasks_related", "related_task_id", postgresql_where=IS_RELATED, sqlite_where=IS_RELATED),
         Index(None, "lease_expires_at", postgresql_where=IS_HELD, sqlite_where=IS_HELD),
         # What an agent holds now: its limit.
         Index(None, "claimed_by", postgresql_where=IS_HELD, sqlite_where=IS_HELD),

@@ -11,16 +11,18 @@ from nexus.facade.claiming import Claiming
 from nexus.facade.deciding import Deciding
 from nexus.facade.looking import Looking
 from nexus.facade.observing import Observing
+from nexus.facade.pruning import Pruning
 from nexus.facade.runs import Runs
 from nexus.schemas import NewTask, Task
 
 
-class TaskNexus(Looking, Observing, Runs, Claiming, Deciding):
+class TaskNexus(Looking, Observing, Runs, Claiming, Deciding, Pruning):
     """The board: the one true state of every task, and of every attempt at it.
 
     Safe to share among threads; any number of processes and machines may open the same database. Times that
     it takes and gives are aware (UTC); durations are seconds. Every verb is one transaction: all of it
-    happened, or an error says why nothing did. (`sweep` is a few, one a part; each stands for itself.)
+    happened, or an error says why nothing did. (`sweep` is a few, one a part, and `prune` one a batch; each stands
+    for itself.)
 
     Args:
         url: `sqlite:///board.db`, `postgresql+psycopg://user@host/database`, or None for the settings' own.

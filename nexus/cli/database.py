@@ -1,28 +1,36 @@
 """`nexus db`: the schema."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nexus.cli.output import Json, emit, say
+from nexus.cli.output import Json, emit, refuse, say
+
+if TYPE_CHECKING:
+    from nexus.engine import Database
 
 app = typer.Typer(help="Look after the database.", no_args_is_help=True)
 
 
-@app.command()
-def upgrade(
-    context: typer.Context,
-    url: Annotated[str | None, typer.Option("--database", metavar="URL", help="Default: the settings' own.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Create the schema, or bring it up to date."""
-    from nexus import schema
+Url = Annotated[str | None, typer.Option("--database", metavar="URL", help="Default: the settings' own.")]
+
+
+def _database(context: typer.Context, url: str | None) -> "Database":
     from nexus.engine import Database
     from nexus.settings import NexusSettings
 
     settings = NexusSettings.load()
     given = url or (context.find_root().obj or {}).get("database")
-    database = Database.of(settings, settings.location(given))
+    return Database.of(settings, settings.location(given))
+
+
+@app.command()
+def upgrade(context: typer.Context, url: Url = None, as_json: Json = False) -> None:
+    """Create the schema, or bring it up to date."""
+    from nexus import schema
+
+    database = _database(context, url)
     try:
         before = schema.current(database)
         schema.ensure(database)
@@ -34,4 +42,29 @@ def upgrade(
         {"database": database.name, "before": before, "after": after},
         as_json,
         lambda: say(f"{database.name} {done}: schema version {after}."),
+    )
+
+
+@app.command()
+def compact(context: typer.Context, url: Url = None, as_json: Json = False) -> None:
+    """Make an SQLite file as small as it can be.
+
+    It is written anew, and others wait until it is. Once is enough: from then on `nexus prune` gives back what it
+    frees. Files that were made by 0.1 need it.
+    """
+    from nexus import schema
+
+    database = _database(context, url)
+    try:
+        if not database.is_sqlite:
+            refuse(f"{database.name} is no SQLite file; PostgreSQL looks after its own (autovacuum).")
+        if not Path(database.url.database or "").is_file() or schema.current(database) is None:
+            refuse(f"{database.name} holds no nexus yet.")
+        before, after = database.compact()
+    finally:
+        database.close()
+    emit(
+        {"database": database.name, "before": before, "after": after},
+        as_json,
+        lambda: say(f"{database.name} has {after:,} bytes; it had {before:,}."),
     )

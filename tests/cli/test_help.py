@@ -30,7 +30,7 @@ IDS = [" ".join(path) or "nexus" for path, _ in COMMANDS]
 def test_the_verbs_of_the_design_are_there() -> None:
     wanted = (
         "run up add import export list show history explain stats claim start heartbeat complete fail release cancel "
-        "retry approve reject block unblock agents sweep db"
+        "retry approve reject block unblock agents sweep prune db"
     )
     assert set(wanted.split()) <= {path[0] for path, _ in COMMANDS if path}
 

@@ -23,6 +23,7 @@ UP = "from deployments.cli import main; main()"
 
 SHIFT = "process-agent-tasks/nexus"
 SWEEP = "sweep-stalled-tasks/nexus"
+PRUNE = "prune-finished-tasks/nexus"
 INTERVAL = 5
 
 
@@ -111,7 +112,7 @@ def test_three_days_with_nexus_up(board: Board) -> None:
     assert f"http://127.0.0.1:{board.port}" in up.says("Prefect UI")
     up.says("serving")
 
-    # The three deployments, and a form made of the flow's typed parameters.
+    # The four deployments, and a form made of the flow's typed parameters.
     assert {one["name"] for one in ask(board.url, "/deployments/filter", {})} == {"nexus"}
     shift = ask(board.url, f"/deployments/name/{SHIFT}")
     assert shift["tags"] == ["nexus"]
@@ -123,6 +124,10 @@ def test_three_days_with_nexus_up(board: Board) -> None:
     assert sweep["global_concurrency_limit"]["limit"] == 1
     assert sweep["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
 
+    prune = ask(board.url, f"/deployments/name/{PRUNE}")
+    assert prune["schedules"] == [], "everything is kept, until somebody says so"
+    assert prune["parameter_openapi_schema"]["properties"].keys() == {"retention", "dry_run"}
+
     # The schedule fires (on SQLAlchemy 2.1 it would not), and says so.
     up.says(f"sweeping every {INTERVAL} s")
     wait_until(board.sweeps)
@@ -132,6 +137,12 @@ def test_three_days_with_nexus_up(board: Board) -> None:
     board.start_shift_from_a_terminal("Agent-2")
     wait_until(lambda: board.state_of("Agent-2 · shift") == "COMPLETED")
     assert board.status_of("T-1") == "completed"
+
+    # Pruning that somebody starts, from the form.
+    parameters = {"retention": {"completed": {"keep": 0}, "grace_seconds": 0}}
+    ask(board.url, f"/deployments/{prune['id']}/create_flow_run", {"parameters": parameters})
+    wait_until(lambda: board.state_of("prune") == "COMPLETED")
+    assert board.status_of("T-1") == ""
 
     # There is one `up` to a home.
     second = board.up()

@@ -131,7 +131,7 @@ class Away(TaskNexus):
 async def test_a_database_that_is_away_for_a_moment_costs_only_the_wait(
     make_nexus: MakeNexus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.sweep.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("flows.patience.PAUSE_SECONDS", 0.01)
     away = make_nexus(Away)
     wait_long(away)
     away.away = 2
@@ -143,7 +143,7 @@ async def test_a_database_that_is_away_for_a_moment_costs_only_the_wait(
 
 
 async def test_a_database_that_stays_away_is_red(make_nexus: MakeNexus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.sweep.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("flows.patience.PAUSE_SECONDS", 0.01)
     away = make_nexus(Away)
     away.away = 1000
 

@@ -8,12 +8,13 @@ Not a test itself.
 
 import json
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-from nexus import NexusSettings, TaskMonitoringConfig, TaskNexus
-from nexus.errors import NexusError
+from nexus import NexusSettings, Retention, TaskMonitoringConfig, TaskNexus
+from nexus.errors import InvalidTask, NexusError
 
 
 def say(line: str) -> None:
@@ -65,13 +66,43 @@ def depend_on_targets(nexus: TaskNexus, name: str, count: str) -> list[str]:
     return [nexus.add_task({"depends_on": [f"target-{number}"]}).task_id for number in range(int(count))]
 
 
+def prune(nexus: TaskNexus, name: str, count: str) -> list[str]:
+    """Forget whatever has ended, a little at a time, until so many tasks are gone on this side or nothing ends."""
+    everything = {"days": 0}
+    bounds = Retention.model_validate(
+        {"completed": everything, "failed": everything, "cancelled": everything, "grace_seconds": 0, "batch_size": 20}
+    )
+    gone = idle = 0
+    while gone < int(count) and idle < 40:
+        report = nexus.prune(bounds)
+        gone += report.tasks
+        idle = 0 if report.tasks else idle + 1
+        time.sleep(0.05)
+    return [str(gone)]
+
+
+def depend_on_what_goes(nexus: TaskNexus, name: str, count: str) -> list[str]:
+    """Add tasks that depend on cancelled targets which somebody prunes meanwhile; the ids of those that were there."""
+    added = []
+    for number in reversed(range(int(count))):
+        try:
+            added.append(nexus.add_task({"depends_on": [f"target-{number}"]}).task_id)
+        except InvalidTask as error:
+            assert "does not exist" in str(error), error
+    return added
+
+
 def open_only(nexus: TaskNexus, name: str) -> list[str]:
     """Opening was the race."""
     return [nexus.add_task({}).task_id]
 
 
 ROLES: dict[str, Callable[..., list[str]]] = {
-    role.__name__: role for role in (work_off, sweep, add, claim_much, complete_targets, depend_on_targets, open_only)
+    role.__name__: role
+    for role in (
+        *(work_off, sweep, add, claim_much, complete_targets, depend_on_targets),
+        *(prune, depend_on_what_goes, open_only),
+    )
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from nexus import TaskNexus
-from nexus.tables import dependencies, tasks
+from nexus.tables import attempts, dependencies, tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 RACER = Path(__file__).with_name("racer.py")
@@ -116,6 +116,31 @@ def test_no_dependant_of_a_task_that_is_being_completed_waits_for_ever(
     assert len(edges) == 120
     assert set(counted.values()) == {0}
     assert nexus.stats() == {"completed": 60, "pending": 120}
+
+
+def test_agents_work_on_while_what_they_finished_is_forgotten(nexus: TaskNexus, race: Race, database_url: str) -> None:
+    ids = nexus.add_tasks({"priority": n % 3} for n in range(400))
+    done = race(("work_off", 3, 5), ("prune", 2, 400), url=database_url)
+    worked = Counter(task_id for name, mine in done.items() if name.startswith("work_off") for task_id in mine)
+    assert worked == Counter(ids), "each was done once, whatever was deleted around it"
+    gone = sum(int(mine[0]) for name, mine in done.items() if name.startswith("prune"))
+    assert gone == 400, "none was deleted twice"
+    assert nexus.get_all_tasks() == []
+    with nexus._database.engine.connect() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(attempts)).scalar_one() == 0
+
+
+def test_nobody_waits_for_what_was_forgotten_meanwhile(nexus: TaskNexus, race: Race, database_url: str) -> None:
+    """Either the dependant comes first, and its target stays; or it is told that there is no such task."""
+    nexus.add_tasks({"task_id": f"target-{number}"} for number in range(200))
+    for number in range(200):
+        nexus.cancel(f"target-{number}")
+    added = race(("depend_on_what_goes", 2, 200), ("prune", 2, 200), url=database_url)
+    waiting = {task_id for name, mine in added.items() if name.startswith("depend") for task_id in mine}
+    tasks_there = {task.task_id: task for task in nexus.get_all_tasks()}
+    assert waiting <= tasks_there.keys()
+    assert all(set(tasks_there[name].depends_on) <= tasks_there.keys() for name in waiting)
+    assert [one for one in nexus.doctor() if one.code == "dependencies"] == []
 
 
 def test_eight_processes_open_a_new_file_at_once(race: Race, tmp_path: Path) -> None:

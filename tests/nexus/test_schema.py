@@ -79,7 +79,7 @@ class TestTheSumOfTheMigrations:
             assert checks(migrated) == checks(wanted)
             assert indexes(migrated) == indexes(wanted)
             assert len(checks(wanted)) == 11, "the database says what its checks are"
-            assert sum(bool(condition) for *_, condition in indexes(wanted).values()) == 13
+            assert sum(bool(condition) for *_, condition in indexes(wanted).values()) == 15
         engine.dispose()
 
     def test_versions_follow_one_another(self) -> None:

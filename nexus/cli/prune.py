@@ -1,0 +1,121 @@
+"""`nexus prune`: forget what is finished."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nexus.cli.output import MOST, USAGE, Json, at_most, emit, open_nexus, refuse, say
+
+if TYPE_CHECKING:
+    from nexus import PruneReport, Retention
+    from nexus.facade.pruning import Progress
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+LONGEST_DAYS = 36_500
+
+
+class Status(StrEnum):
+    """What can be forgotten; of `nexus.states`, without loading the nexus for the help."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+def attach(app: typer.Typer) -> None:
+    """Add the verb to the command."""
+    app.command()(prune)
+
+
+def prune(
+    context: typer.Context,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", metavar="AGE", help="What ended longer ago: 30d, 12h, 2w.")
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, callback=at_most(MOST), help="All but the newest N of each status."),
+    ] = None,
+    status: Annotated[
+        list[Status] | None,
+        typer.Option(
+            "--status",
+            "-s",
+            metavar="STATUS",
+            help="Only these; may be repeated. Dead letters (failed) go only where they are named, or set.",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted, and delete nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete finished tasks, with their attempts and history.
+
+    Without --older-than and --keep, those that the settings no longer keep (retention). What something needs that is
+    not done yet stays.
+    """
+    nexus = open_nexus(context)
+    retention = _retention(nexus.settings.retention, older_than, keep, status)
+    with _bar(as_json) as progress:
+        report = nexus.prune(retention, dry_run=dry_run, progress=progress)
+    emit(report, as_json, lambda: say(summary(report)))
+
+
+def _retention(
+    settings: "Retention", older_than: str | None, keep: int | None, status: list[Status] | None
+) -> "Retention":
+    """What is asked for, else what is set; wrong usage where that is nothing."""
+    from nexus.states import TaskStatus
+
+    if older_than is not None or keep is not None:
+        asked = [TaskStatus(one) for one in status or (Status.COMPLETED, Status.CANCELLED)]
+        return settings.asked(asked, None if older_than is None else days(older_than), keep)
+    if status:
+        settings = settings.only([TaskStatus(one) for one in status])
+    if not settings.is_set:
+        whose = f" {' or '.join(status)}" if status else ""
+        refuse(f"By the settings (retention) no{whose} task ever goes; say --older-than 30d or --keep 1000.", USAGE)
+    return settings
+
+
+def days(text: str) -> float:
+    """An age such as 30d, 12h, 2w; anything else is wrong usage."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text.strip().lower())
+    if not found:
+        refuse(f"--older-than: {text!r} is no age; write a number and s, m, h, d or w, such as 30d.", USAGE)
+    age = float(found[1]) * UNITS[found[2]] / UNITS["d"]
+    if age > LONGEST_DAYS:
+        refuse(f"--older-than: {text!r} is more than a hundred years.", USAGE)
+    return age
+
+
+@contextmanager
+def _bar(as_json: bool) -> "Iterator[Progress | None]":
+    """A progress bar on stderr, where that is a terminal."""
+    from rich.console import Console
+
+    screen = Console(stderr=True, highlight=False)
+    if as_json or not screen.is_terminal:
+        yield None
+        return
+    from rich.progress import Progress as Bar
+
+    with Bar(console=screen, transient=True) as bar:
+        line = bar.add_task("pruning", total=None)
+        yield lambda looked, total: bar.update(line, completed=looked, total=total)
+
+
+def summary(report: "PruneReport") -> str:
+    """One line."""
+    counted = [(report.completed, "completed"), (report.failed, "failed"), (report.cancelled, "cancelled")]
+    went = ", ".join(f"{number:,} {word}" for number, word in counted if number) or "no tasks"
+    rows = [(report.attempts, "attempts"), (report.history, "rows of history"), (report.stalls, "stalls")]
+    rows += [(report.sweeps, "sweeps on record")]
+    others = ", ".join(f"{number:,} {word}" for number, word in rows if number)
+    said = f"{'Would delete' if report.dry_run else 'Deleted'} {went}{f' ({others})' if others else ''}."
+    if report.kept:
+        said += f" {report.kept:,} stay, because something needs them that is not done yet."
+    return said + (" The run was full: prune again." if report.more else "")
