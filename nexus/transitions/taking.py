@@ -72,10 +72,11 @@ _RUN_REF = sa.bindparam("p_run_ref", type_=attempts.c.run_ref.type)
 @lru_cache(maxsize=256)
 def _claim(limit: int | None, *, handles: bool, start: bool, remembered: bool, **wishes: bool) -> Compound:
     bound = sa.bindparam("limit", type_=sa.Integer())
+    in_turn = () if wishes["task_id"] else (tasks.c.priority, tasks.c.available_at, tasks.c.seq)
     picked = (
         sa.select(tasks.c.seq)
         .where(is_claimable_by(Claimant.bound(handles=handles)), *wanted(**wishes))
-        .order_by(tasks.c.priority, tasks.c.available_at, tasks.c.seq)
+        .order_by(*in_turn)
         .limit(bound if limit is None else sa.literal_column(str(limit)))
         # Who wants just one task waits for its lock, which may be held by somebody who only depends on it.
         .with_for_update(skip_locked=not wishes["task_id"])

@@ -403,3 +403,71 @@ async def test_an_agent_that_cannot_renew_takes_nothing_more(nexus: TaskNexus, h
             go_on.set()
         await shift
     assert nexus.get_task_by_id("T-2").status == "completed"
+
+
+# -- many short tasks ---------------------------------------------------------------------------------------------
+
+
+async def test_a_shift_that_shows_itself_only(nexus: TaskNexus, handles: Handles) -> None:
+    """No task runs; every attempt is on the board, with the shift's run, and how far it is, is an artifact."""
+
+    async def do(task: Task, context: TaskContext) -> Any:
+        if task.task_id == "T-7":
+            raise GiveUp("the page is gone")
+        return {"did": task.task_id, "attempt": context.attempt_number}
+
+    handles("summarise", do)
+    add(nexus, *(f"T-{number}" for number in range(300)))
+
+    state = await process_agent_tasks("Agent-2", observe="shift", return_state=True)
+
+    run = await flow_run_of(state)
+    report = await state.result()
+    assert (report.completed, report.dead_letters) == (299, 1)
+    assert await task_runs_of(state, 0) == {}
+    attempts = nexus.attempts_by_task([f"T-{number}" for number in range(300)])
+    assert {one.run_ref["flow_run_id"] for tried in attempts.values() for one in tried} == {str(run.id)}
+    assert {len(tried) for tried in attempts.values()} == {1}
+    assert nexus.get_task_by_id("T-9").result == {"did": "T-9", "attempt": 1}
+    assert (await artifact_of(state, "nexus-progress-agent-2")).data == 100
+    assert "the page is gone" in (await artifact_of(state, "nexus-shift-agent-2")).data
+
+
+async def test_a_shift_of_short_tasks_that_is_stopped_hands_everything_back(nexus: TaskNexus, handles: Handles) -> None:
+    """What is done is written, what was claimed ahead is offered again at once."""
+    stop = asyncio.Event()
+
+    async def do(task: Task, context: TaskContext) -> str:
+        if nexus.stats()["completed"] > 50:
+            stop.set()
+        await asyncio.sleep(0.002)
+        return "done"
+
+    handles("summarise", do)
+    add(nexus, *(f"T-{number}" for number in range(2000)))
+    shift = asyncio.create_task(process_agent_tasks("Agent-2", observe="shift"))
+    async with asyncio.timeout(60):
+        await stop.wait()
+    shift.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await shift
+    stats = nexus.stats()
+    assert set(stats) == {"completed", "pending"}
+    done = [one for tried in nexus.attempts_by_task(list(statuses(nexus))).values() for one in tried]
+    assert {one.outcome for one in done} <= {AttemptOutcome.COMPLETED, AttemptOutcome.RELEASED}
+    assert sum(one.outcome == AttemptOutcome.COMPLETED for one in done) == stats["completed"]
+
+
+async def test_slow_work_is_not_claimed_ahead(nexus: TaskNexus, handles: Handles) -> None:
+    """What waits for one agent's hand could be done by another that is idle."""
+    handles("summarise", sleep)
+    add(nexus, *(f"T-{number}" for number in range(9)))
+    shift = asyncio.create_task(process_agent_tasks("Agent-2", concurrency=2, observe="shift"))
+    await until(lambda: nexus.stats()["in_progress"] == 2)
+    await asyncio.sleep(0.5)
+
+    assert nexus.stats() == {"in_progress": 2, "pending": 7}
+    shift.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await shift

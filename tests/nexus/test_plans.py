@@ -1,0 +1,141 @@
+"""How the databases find what the hot verbs touch: by an index, whatever else is on the board."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from nexus import TaskMonitoringConfig, TaskNexus
+from nexus.tables import tasks
+
+from ..conftest import Clock
+
+MANY = 50_000
+
+
+def fill(nexus: TaskNexus, status: str, number: int) -> None:
+    """Copies of one task, made inside the database."""
+    template = nexus.add_task({"task_type": "task", "payload": {"n": 1}}).task_id
+    copied = [column for column in tasks.c if column.name not in ("seq", "task_id", "status", "pending_since")]
+    if nexus._database.is_sqlite:
+        count = sa.select(sa.literal(1).label("n")).cte("numbers", recursive=True)
+        numbers: Any = count.union_all(sa.select(count.c.n + 1).where(count.c.n < number))
+    else:
+        numbers = sa.func.generate_series(1, number).table_valued("n", name="numbers").render_derived()
+    since = tasks.c.pending_since if status == "pending" else sa.null()
+    rows = sa.select(sa.literal(f"{status}-") + sa.cast(numbers.c.n, sa.Text), sa.literal(status), since, *copied)
+    rows = rows.select_from(tasks.join(numbers, sa.true())).where(tasks.c.task_id == template)
+    names = ["task_id", "status", "pending_since", *(column.name for column in copied)]
+    with nexus._database.engine.begin() as connection:
+        connection.execute(sa.insert(tasks).from_select(names, rows))
+        connection.execute(sa.delete(tasks).where(tasks.c.task_id == template))
+
+
+@pytest.fixture
+def crowded(nexus: TaskNexus) -> TaskNexus:
+    """50,000 tasks that wait, and as many that are done, each with its attempt, its history and who waited for it."""
+    fill(nexus, "pending", MANY)
+    fill(nexus, "completed", MANY)
+    tried = "task_id, 1, 1, 'Ada', 'completed', created_at, updated_at FROM nexus_tasks WHERE status = 'completed'"
+    names = "task_id, number, claim_no, agent_id, outcome, started_at, finished_at"
+    with nexus._database.engine.begin() as connection:
+        connection.exec_driver_sql(f"INSERT INTO nexus_attempts ({names}) SELECT {tried}")
+        connection.exec_driver_sql(
+            "INSERT INTO nexus_history (task_id, at, verb) SELECT task_id, created_at, 'add' FROM nexus_tasks"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO nexus_dependencies (task_id, depends_on) "
+            "SELECT replace(task_id, 'completed', 'pending'), task_id FROM nexus_tasks WHERE status = 'completed'"
+        )
+    with nexus._database.engine.connect() as connection:
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT", nexus_begin=None)
+        connection.exec_driver_sql("ANALYZE")
+    return nexus
+
+
+@pytest.fixture
+def asked(crowded: TaskNexus) -> Iterator[list[tuple[str, Any]]]:
+    """Every statement that is sent while the test goes on."""
+    sent: list[tuple[str, Any]] = []
+    engine = crowded._database.engine
+
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
+        if not many and statement.lstrip().split()[0] in ("SELECT", "UPDATE", "INSERT", "WITH", "DELETE"):
+            sent.append((statement, parameters))
+
+    sa.event.listen(engine, "before_cursor_execute", note)
+    yield sent
+    sa.event.remove(engine, "before_cursor_execute", note)
+
+
+def plans(nexus: TaskNexus, asked: list[tuple[str, Any]]) -> list[tuple[str, str]]:
+    """Each statement with its plan."""
+    sqlite = nexus._database.is_sqlite
+    explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN (COSTS OFF) "
+    found = []
+    with nexus._database.engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        for statement, parameters in list(asked):
+            rows = driver.execute(explain + statement, parameters).fetchall()
+            found.append((statement, "\n".join(str(row[-1]) for row in rows)))
+        connection.rollback()
+    return found
+
+
+LARGE = ("nexus_tasks", "nexus_attempts", "nexus_history", "nexus_dependencies")
+
+
+def check(nexus: TaskNexus, asked: list[tuple[str, Any]]) -> None:
+    assert asked
+    for statement, plan in plans(nexus, asked):
+        for line in plan.splitlines():
+            about = f"{line}\n\n{plan}\n\n{statement}"
+            if nexus._database.is_sqlite:
+                scanned = line.startswith("SCAN") and any(line.split()[1] == table for table in LARGE)
+                # In the order of an index, up to a LIMIT: no scan of all that waits.
+                assert not scanned or " USING " in line, about
+                assert "TEMP B-TREE FOR ORDER BY" not in line, about
+            else:
+                assert not any(f"Seq Scan on {table}" in line for table in LARGE), about
+                assert "Sort" not in line, about
+
+
+VERBS: dict[str, Callable[[TaskNexus, Clock], object]] = {
+    "claim": lambda nexus, _: nexus.claim("Ada", 10),
+    "claim and start": lambda nexus, _: nexus.claim("Ada", 10, start=True),
+    "a type": lambda nexus, _: nexus.claim("Ada", 10, task_types=["task"]),
+    "one task": lambda nexus, _: nexus.claim_task("pending-77", "Ada"),
+    "start": lambda nexus, _: nexus.start_many(nexus.claim("Ada", 10)),
+    "heartbeat": lambda nexus, _: [nexus.heartbeat(claim) for claim in nexus.claim("Ada", 2, start=True)],
+    "complete": lambda nexus, _: nexus.complete_many([(one, 1) for one in nexus.claim("Ada", 10, start=True)]),
+    "complete one": lambda nexus, _: nexus.complete(nexus.claim("Ada", start=True)[0], {"a": 1}),
+    "fail": lambda nexus, _: nexus.fail(nexus.claim("Ada", start=True)[0], "no"),
+    "release": lambda nexus, _: nexus.release(nexus.claim("Ada")[0]),
+    "cancel": lambda nexus, _: nexus.cancel("pending-9"),
+    "history": lambda nexus, _: (nexus.history("pending-9"), nexus.attempts("pending-9")),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_touches_nothing_but_its_own(
+    crowded: TaskNexus, asked: list[tuple[str, Any]], clock: Clock, verb: str
+) -> None:
+    VERBS[verb](crowded, clock)  # the first claim of an agent, and the later ones, which know it
+    VERBS[verb](crowded, clock) if verb not in ("one task", "cancel") else None
+    check(crowded, asked)
+
+
+def test_the_sweep_of_a_board_where_nothing_is_wrong(crowded: TaskNexus, asked: list[tuple[str, Any]]) -> None:
+    crowded.sweep(TaskMonitoringConfig(max_per_sweep=100))
+    check(crowded, asked)
+
+
+def test_what_it_explains_is_what_it_sent(crowded: TaskNexus, asked: list[tuple[str, Any]]) -> None:
+    """The test of the test: a question without an index is found."""
+    with crowded._database.engine.connect() as connection:
+        connection.execute(sa.select(tasks.c.task_id).where(tasks.c.description == "no index").order_by(tasks.c.reason))
+    assert json.dumps([statement for statement, _ in asked])
+    with pytest.raises(AssertionError):
+        check(crowded, asked)
