@@ -114,7 +114,6 @@ VERBS: dict[str, Callable[[TaskNexus, Clock], object]] = {
     "fail": lambda nexus, _: nexus.fail(nexus.claim("Ada", start=True)[0], "no"),
     "release": lambda nexus, _: nexus.release(nexus.claim("Ada")[0]),
     "cancel": lambda nexus, _: nexus.cancel("pending-9"),
-    "history": lambda nexus, _: (nexus.history("pending-9"), nexus.attempts("pending-9")),
 }
 
 
