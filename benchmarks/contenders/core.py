@@ -47,7 +47,7 @@ class Core:
     """Claim and completion, each one transaction."""
 
     name = "SQLAlchemy Core"
-    databases = ("sqlite", "postgresql")
+    databases: tuple[str, ...] = ("sqlite", "postgresql")
     history = True
 
     def fill(self, url: str, number: int) -> None:

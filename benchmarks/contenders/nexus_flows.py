@@ -7,7 +7,7 @@ class Nexus:
     """Claim and completion, each one transaction; the claim begins the attempts as well."""
 
     name = "Nexus Flows"
-    databases = ("sqlite", "postgresql")
+    databases: tuple[str, ...] = ("sqlite", "postgresql")
     history = True
 
     def fill(self, url: str, number: int) -> None:
