@@ -27,7 +27,8 @@ import asyncio, sys, threading, time
 from flows import handler, process_agent_tasks
 
 def say(word):
-    print(word, flush=True)
+    sys.stdout.write(word + "\\n")  # in one piece: handlers speak at the same time
+    sys.stdout.flush()
 
 @handler("polite")
 async def polite(task, context):

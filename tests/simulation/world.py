@@ -151,11 +151,18 @@ class World:
                 self.arrive()
             for agent in self.random.sample(self.agents, k=min(6, len(self.agents))):
                 self.act(agent)
+            for agent in self.hanging():
+                self.act(agent)
             if self.random.random() < 0.25:
                 self.operate()
             if self.random.random() < 0.4:
                 self.sweep()
             step()
+
+    def hanging(self) -> list[Agent]:
+        """Some of those who renew what they hold again and again, and never end it."""
+        busy = [agent for agent in self.agents if agent.temper == "hangs" and agent.held and not agent.dead]
+        return self.random.sample(busy, k=min(3, len(busy)))
 
     # -- tasks and operators ------------------------------------------------------------------------------
 
