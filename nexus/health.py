@@ -49,21 +49,15 @@ INVARIANTS = (
         f"OR ({_HELD} AND claimed_by IS NULL)",
     ),
     Invariant(
-        "open_attempts",
-        "have two open attempts",
-        "SELECT task_id AS id FROM nexus_attempts WHERE outcome = 'running' GROUP BY task_id HAVING COUNT(*) > 1",
-    ),
-    Invariant(
         "attempt",
-        "are in progress without an open attempt under the live claim",
-        f"SELECT t.task_id AS id FROM nexus_tasks t WHERE t.status = 'in_progress' "
-        f"AND NOT EXISTS ({_ATTEMPT} AND a.outcome = 'running' AND a.claim_no = t.claim_no)",
+        "are in progress, and their holders have no attempt of their own there",
+        f"SELECT t.task_id AS id FROM nexus_tasks t WHERE t.status = 'in_progress' AND (t.started_at IS NULL "
+        f"OR t.holder IS NULL OR t.holder <> t.claimed_by OR EXISTS ({_ATTEMPT} AND a.number >= t.attempt_count))",
     ),
     Invariant(
-        "attempt_left_open",
-        "have an open attempt and are not in progress",
-        "SELECT a.task_id AS id FROM nexus_attempts a LEFT JOIN nexus_tasks t ON t.task_id = a.task_id "
-        "WHERE a.outcome = 'running' AND (t.status IS NULL OR t.status <> 'in_progress')",
+        "open_attempt",
+        "have an open attempt among those that are over",
+        "SELECT task_id AS id FROM nexus_attempts WHERE outcome = 'running' OR finished_at IS NULL",
     ),
     Invariant(
         "completed",

@@ -15,6 +15,7 @@ from nexus.boards.times import one_line
 from nexus.engine import Again, Tx
 from nexus.errors import DependencyCycle, InvalidTask
 from nexus.rows import Row
+from nexus.schemas import Attempt
 from nexus.settings import NexusSettings
 from nexus.states import HELD, AttemptOutcome, TaskStatus
 
@@ -220,6 +221,7 @@ class _Import:
         pending_since = state.pending_since if task.exact and state.pending_since else self.present
         held = status in HELD
         lease = state.lease_expires_at if task.exact else None
+        open_one = next((one for one in state.attempts if one.outcome == AttemptOutcome.RUNNING), None)
         row |= {
             "status": status.value,
             "claimed_by": None if status == TaskStatus.PENDING else state.claimed_by,
@@ -229,7 +231,10 @@ class _Import:
             else None,
             "lease_seconds": self.settings.lease_seconds if held else None,
             "attempt_count": max(
-                state.attempt_count, len(state.attempts), 1 if status == TaskStatus.IN_PROGRESS else 0
+                state.attempt_count,
+                len(state.attempts),
+                1 if status == TaskStatus.IN_PROGRESS else 0,
+                *(one.number for one in state.attempts),
             ),
             "failure_count": state.failure_count,
             "loss_count": state.loss_count,
@@ -244,38 +249,37 @@ class _Import:
             "reason": state.reason,
             "import_digest": task.digest,
         }
-        return row
+        return row | (self._going_on(task, open_one) if status == TaskStatus.IN_PROGRESS else {})
+
+    def _going_on(self, task: BoardTask, attempt: Attempt | None) -> dict[str, Any]:
+        """The attempt that goes on; a board that says only that one does gets one of which nothing else is known."""
+        said = {"holder": task.state.claimed_by}
+        if attempt is None:
+            return said | {"started_at": task.state.updated_at or self.present, "note": "imported as in progress"}
+        kept = {name: getattr(attempt, name) for name in ("started_at", "heartbeat_at", "note", "run_ref")}
+        return said | kept
 
     def _arrival(self, row: dict[str, Any], task: BoardTask) -> dict[str, Any]:
-        return intake.arrival(row, "import", self.actor, str(task.source)) | {"at": self.present}
+        return {
+            "task_id": row["task_id"],
+            "at": self.present,
+            "verb": "import",
+            "from_status": None,
+            "to_status": row["status"],
+            "actor": self.actor,
+            "claim_no": row["claim_no"],
+            "reason": str(task.source),
+        }
 
     def _attempts(self, task: BoardTask) -> Iterable[dict[str, Any]]:
-        if task.status == TaskStatus.IN_PROGRESS and not _running(task):
-            yield {
-                "task_id": task.task_id,
-                "number": max(task.state.attempt_count, len(task.state.attempts), 1),
-                "claim_no": max(task.state.claim_no, 1),
-                "agent_id": task.state.claimed_by,
-                "outcome": AttemptOutcome.RUNNING.value,
-                "started_at": task.state.updated_at or self.present,
-                "heartbeat_at": None,
-                "finished_at": None,
-                "error": None,
-                "result": None,
-                "late_result": None,
-                "note": "imported as in progress",
-                "run_ref": None,
-            }
+        """Those that are over."""
         for attempt in task.state.attempts:
-            yield attempt.model_dump() | {"outcome": attempt.outcome.value, "task_id": task.task_id}
+            if attempt.outcome != AttemptOutcome.RUNNING:
+                yield attempt.model_dump() | {"outcome": attempt.outcome.value, "task_id": task.task_id}
 
 
 def _batches(tasks: list[BoardTask]) -> Iterable[list[BoardTask]]:
     return (tasks[first : first + intake.BATCH] for first in range(0, len(tasks), intake.BATCH))
-
-
-def _running(task: BoardTask) -> bool:
-    return any(attempt.outcome == AttemptOutcome.RUNNING for attempt in task.state.attempts)
 
 
 def _check_sizes(task: BoardTask, max_bytes: int) -> None:
@@ -290,6 +294,9 @@ def _check_attempts(task: BoardTask) -> None:
     running = sum(attempt.outcome == AttemptOutcome.RUNNING for attempt in attempts)
     if running != (task.status == TaskStatus.IN_PROGRESS) and (running or task.exact):
         raise InvalidTask(f"it has {running} open attempts and is {task.status}; one is open exactly while in progress")
+    last = max((attempt.number for attempt in attempts), default=0)
+    if any(attempt.outcome == AttemptOutcome.RUNNING and attempt.number < last for attempt in attempts):
+        raise InvalidTask("its open attempt is not its last one")
     if any((attempt.outcome == AttemptOutcome.RUNNING) != (attempt.finished_at is None) for attempt in attempts):
         raise InvalidTask("an attempt is running and finished at once, or neither")
 

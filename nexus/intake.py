@@ -74,8 +74,10 @@ def check_size(what: str, value: Any, max_bytes: int) -> None:
         )
 
 
-def row_of(task: NewTask, task_id: str, present: datetime, default_policy: RetryPolicy) -> dict[str, Any]:
-    """The row of a new, pending task."""
+def row_of(
+    task: NewTask, task_id: str, present: datetime, default_policy: RetryPolicy, added_by: str | None = None
+) -> dict[str, Any]:
+    """The row of a new, pending task. That it was added is read from here (`nexus.moves`)."""
     policy = task.retry_policy or default_policy
     return {
         "task_id": task_id,
@@ -94,6 +96,12 @@ def row_of(task: NewTask, task_id: str, present: datetime, default_policy: Retry
         "claim_no": 0,
         "lease_expires_at": None,
         "lease_seconds": None,
+        "holder": None,
+        "claimed_at": None,
+        "started_at": None,
+        "heartbeat_at": None,
+        "note": None,
+        "run_ref": None,
         "attempt_count": 0,
         "failure_count": 0,
         "loss_count": 0,
@@ -103,6 +111,7 @@ def row_of(task: NewTask, task_id: str, present: datetime, default_policy: Retry
         "available_at": max(task.available_at or present, present),
         "deadline": task.deadline,
         "created_at": present,
+        "added_by": added_by,
         "updated_at": present,
         "pending_since": present,
         "result": None,
@@ -136,13 +145,13 @@ def add(tx: Tx, new: Sequence[NewTask], default_policy: RetryPolicy, actor: str 
             task_id = task.task_id or new_id()
             if task_id in fresh:
                 raise TaskExists(task_id)
-            fresh[task_id] = row_of(task, task_id, present, default_policy)
+            fresh[task_id] = row_of(task, task_id, present, default_policy, actor)
             if task.idempotency_key:
                 known_keys[task.idempotency_key] = task_id
         ids.append(task_id)
     edges = {task_id: row["depends_on"] for task_id, row in fresh.items() if row["depends_on"]}
     ended = _count_unmet(tx, fresh, edges)
-    _insert(tx, list(fresh.values()), actor)
+    _insert(tx, list(fresh.values()))
     records.add_dependencies(tx, ((task_id, target) for task_id, targets in edges.items() for target in targets))
     if ended:
         transitions.settle_dependants(tx, ended)
@@ -173,7 +182,7 @@ def _count_unmet(tx: Tx, fresh: dict[str, dict[str, Any]], edges: Mapping[str, S
     return [target for target, status in status_of.items() if status in (TaskStatus.FAILED, TaskStatus.CANCELLED)]
 
 
-def _insert(tx: Tx, rows: Sequence[dict[str, Any]], actor: str | None) -> None:
+def _insert(tx: Tx, rows: Sequence[dict[str, Any]]) -> None:
     for first in range(0, len(rows), BATCH):
         batch = rows[first : first + BATCH]
         added = records.add_tasks(tx, batch)
@@ -183,18 +192,3 @@ def _insert(tx: Tx, rows: Sequence[dict[str, Any]], actor: str | None) -> None:
                 if row["idempotency_key"] and (there is None or there.idempotency_key == row["idempotency_key"]):
                     raise Again  # another process added the same key since we looked
                 raise TaskExists(row["task_id"])
-        records.write_events(tx, [arrival(row, "add", actor) for row in batch])
-
-
-def arrival(row: Mapping[str, Any], verb: str, actor: str | None, reason: str | None = None) -> dict[str, Any]:
-    """The history row of a task's arrival."""
-    return {
-        "task_id": row["task_id"],
-        "at": row["updated_at"],
-        "verb": verb,
-        "from_status": None,
-        "to_status": row["status"],
-        "actor": actor,
-        "claim_no": row["claim_no"],
-        "reason": reason,
-    }

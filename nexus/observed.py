@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from nexus import moves
 from nexus.engine import Tx
 from nexus.monitoring import TaskMonitoringConfig
 from nexus.predicates import is_due, is_offered, is_waiting, threshold_seconds
@@ -13,7 +14,7 @@ from nexus.reports import Waits, WhatIf
 from nexus.rows import Row
 from nexus.sql import later, now, seconds_between
 from nexus.states import Verb
-from nexus.tables import history, tasks
+from nexus.tables import tasks
 
 
 def p95_waits(tx: Tx, window_seconds: float, min_samples: int) -> dict[str, float]:
@@ -22,18 +23,18 @@ def p95_waits(tx: Tx, window_seconds: float, min_samples: int) -> dict[str, floa
     Of the last `window_seconds`; types with fewer than `min_samples` are left out. The database ranks: what comes
     back is a row a type.
     """
+    recorded = moves.waits().subquery()
     waits = (
         sa.select(
             tasks.c.task_type,
-            history.c.waited_seconds,
-            sa.func.row_number().over(partition_by=tasks.c.task_type, order_by=history.c.waited_seconds).label("rank"),
+            recorded.c.waited_seconds,
+            sa.func.row_number().over(partition_by=tasks.c.task_type, order_by=recorded.c.waited_seconds).label("rank"),
             sa.func.count().over(partition_by=tasks.c.task_type).label("samples"),
         )
-        .join(tasks, tasks.c.task_id == history.c.task_id)
+        .join(tasks, tasks.c.task_id == recorded.c.task_id)
         .where(
-            history.c.verb == Verb.CLAIM.value,
-            history.c.waited_seconds.is_not(None),
-            history.c.at >= later(now(), sa.literal(-window_seconds, sa.Double())),
+            recorded.c.verb == Verb.CLAIM.value,
+            recorded.c.at >= later(now(), sa.literal(-window_seconds, sa.Double())),
         )
         .subquery()
     )
@@ -70,14 +71,13 @@ def _ranked(
 ) -> sa.Subquery:
     """Every period: its type, how it ended, by how much it was too long, and its rank among those ended alike."""
     threshold = threshold_seconds(config, learnt)
-    ended = sa.case((history.c.verb == Verb.CLAIM.value, _CLAIMED), else_=_ENDED).label("how")
-    recorded = (
-        sa.select(tasks.c.task_type, ended, (history.c.waited_seconds - threshold).label("beyond"))
-        .join(tasks, tasks.c.task_id == history.c.task_id)
-        .where(history.c.waited_seconds.is_not(None))
+    waits = moves.waits().subquery()
+    ended = sa.case((waits.c.verb == Verb.CLAIM.value, _CLAIMED), else_=_ENDED).label("how")
+    recorded = sa.select(tasks.c.task_type, ended, (waits.c.waited_seconds - threshold).label("beyond")).join(
+        tasks, tasks.c.task_id == waits.c.task_id
     )
     if since is not None:
-        recorded = recorded.where(history.c.at >= since)
+        recorded = recorded.where(waits.c.at >= since)
     goes_on = seconds_between(tasks.c.available_at, now()) - threshold
     present = sa.select(tasks.c.task_type, _WAITING.label("how"), goes_on.label("beyond")).where(
         is_waiting(), is_due(), is_offered()

@@ -58,8 +58,9 @@ def _surplus(tx: Tx, status: TaskStatus, keep: int) -> Mark | None:
 
 
 def _is_ended(status: TaskStatus) -> Clause:
-    """With the words of the partial index, by which both databases find it."""
-    return sa.and_(status_in({status}), status_in(TERMINAL))
+    """With the words of the partial indexes, by which both databases find it."""
+    given_up = TERMINAL - {TaskStatus.COMPLETED}
+    return sa.and_(status_in({status}), status_in(given_up) if status in given_up else sa.true())
 
 
 def _is_before() -> Clause:

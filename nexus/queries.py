@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from nexus import moves
 from nexus.arguments import json_list
 from nexus.engine import Tx
 from nexus.predicates import Claimant, Clause, is_due, is_held, is_waiting, of_the_agent, of_the_task, status_in
@@ -13,7 +14,7 @@ from nexus.rows import Row, to_attempt, to_task
 from nexus.schemas import Agent, Attempt, HistoryEvent, Task
 from nexus.sql import JsonList, among, overlaps
 from nexus.states import TERMINAL, TaskStatus
-from nexus.tables import agents, attempts, dependencies, history, tasks
+from nexus.tables import agents, dependencies, tasks
 from nexus.values import dump_json
 
 
@@ -30,7 +31,9 @@ def task_rows(tx: Tx, task_ids: Sequence[str]) -> dict[str, Row]:
 
 def ids_of_keys(tx: Tx, keys: Sequence[str]) -> dict[str, str]:
     """The task ids that idempotency keys stand for."""
-    statement = sa.select(tasks.c.idempotency_key, tasks.c.task_id).where(among(tasks.c.idempotency_key, "batch"))
+    # The second clause is the words of PostgreSQL's index.
+    asked = among(tasks.c.idempotency_key, "batch"), tasks.c.idempotency_key.is_not(None)
+    statement = sa.select(tasks.c.idempotency_key, tasks.c.task_id).where(*asked)
     return {row.idempotency_key: row.task_id for row in tx.plain(statement, {"batch": dump_json(list(keys))})}
 
 
@@ -109,25 +112,24 @@ def counts(tx: Tx, episode_id: str | None = None) -> Counter[str]:
 
 def attempts_of(tx: Tx, task_id: str) -> list[Attempt]:
     """Every attempt at a task, first to last."""
-    statement = sa.select(attempts).where(attempts.c.task_id == task_id).order_by(attempts.c.number)
-    return [to_attempt(row) for row in tx.plain(statement)]
+    statement = moves.attempts_of(lambda column: column == task_id)
+    return [to_attempt(row) for row in sorted(tx.plain(statement), key=lambda row: row.number)]
 
 
 def attempts_by_task(tx: Tx, task_ids: Sequence[str]) -> dict[str, list[Attempt]]:
     """Every attempt at each of these tasks."""
-    statement = (
-        sa.select(attempts).where(among(attempts.c.task_id, "batch")).order_by(attempts.c.task_id, attempts.c.number)
-    )
+    statement = moves.attempts_of(lambda column: among(column, "batch"))
+    rows = tx.plain(statement, {"batch": dump_json(list(task_ids))})
     found: dict[str, list[Attempt]] = {}
-    for row in tx.plain(statement, {"batch": dump_json(list(task_ids))}):
+    for row in sorted(rows, key=lambda row: row.number):
         found.setdefault(row.task_id, []).append(to_attempt(row))
     return found
 
 
 def history_of(tx: Tx, task_id: str) -> list[HistoryEvent]:
     """Every move of a task, first to last."""
-    statement = sa.select(history).where(history.c.task_id == task_id).order_by(history.c.seq)
-    return [HistoryEvent.model_validate(dict(row._mapping)) for row in tx.plain(statement)]
+    rows = moves.in_order(list(tx.plain(moves.moves_of(lambda column: column == task_id))))
+    return [HistoryEvent.model_validate(dict(row._mapping)) for row in rows]
 
 
 def results_of(tx: Tx, task_ids: Sequence[str]) -> dict[str, Any]:

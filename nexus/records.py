@@ -11,13 +11,14 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from nexus import moves
 from nexus.commits import row_of
 from nexus.engine import Tx
 from nexus.predicates import EVERY_TYPE
 from nexus.rows import Row
 from nexus.schemas import Claim
 from nexus.sql import Moment, among, among_numbers, later, now, seconds_between
-from nexus.states import AttemptOutcome, TaskStatus, Verb
+from nexus.states import TRANSITIONS, AttemptOutcome, TaskStatus, Verb
 from nexus.tables import agents, attempts, dependencies, history, pauses, stall_steps, stalls, sweeps, tasks
 from nexus.values import dump_json
 
@@ -44,6 +45,10 @@ def add_tasks(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> set[str]:
         return set()
     statement = _insert_new(tx, tasks).returning(tasks.c.task_id)
     added = set(tx.plain(statement, list(rows)).scalars())
+    for row in rows:
+        if row["task_id"] in added:
+            tx.leaves(row_of(tasks, task_id=row["task_id"], created_at=row["created_at"]))
+            break
     ring(tx)
     return added
 
@@ -84,8 +89,29 @@ def count_dependencies(tx: Tx, task_ids: Sequence[str]) -> None:
 
 def told_of(
     moved: sa.FromClause, verb: Verb | str, actor: sa.ColumnElement[Any], reason: sa.ColumnElement[Any]
+) -> sa.Insert:
+    """The lines in the history for a move, read from its tasks as it left them.
+
+    Where it ended a claim under which nobody had begun, also the line for that claim: no attempt tells of it.
+    """
+    told: sa.Select[Any] | sa.CompoundSelect[Any] = _move(moved, verb, actor, reason)
+    if isinstance(verb, Verb) and TaskStatus.CLAIMED in TRANSITIONS[verb].sources:
+        told = _unbegun(moved).union_all(told)
+    return sa.insert(history).from_select(moves.COLUMNS, told)
+
+
+def _unbegun(moved: sa.FromClause) -> sa.Select[Any]:
+    claim, pending, claimed = (
+        sa.literal_column(f"'{word}'", sa.Text()) for word in (Verb.CLAIM, TaskStatus.PENDING, TaskStatus.CLAIMED)
+    )
+    columns = (moved.c.task_id, moved.c.claimed_at, claim, pending, claimed, moved.c.holder, moved.c.claim_no)
+    over = sa.and_(moved.c.previous_status == claimed, moved.c.claimed_at.is_not(None))
+    return sa.select(*columns, sa.null(), moved.c.waited_seconds).where(over)
+
+
+def _move(
+    moved: sa.FromClause, verb: Verb | str, actor: sa.ColumnElement[Any], reason: sa.ColumnElement[Any]
 ) -> sa.Select[Any]:
-    """The history of a move, read from its tasks as it left them; the columns are `TOLD`."""
     left_the_offer = sa.and_(
         moved.c.previous_status == sa.literal_column(f"'{TaskStatus.PENDING}'"),
         moved.c.status != sa.literal_column(f"'{TaskStatus.PENDING}'"),
@@ -106,25 +132,17 @@ def told_of(
     )
 
 
-TOLD: Final = ("task_id", "at", "verb", "from_status", "to_status", "actor", "claim_no", "reason", "waited_seconds")
-
-
-def history_from(told: sa.Select[Any] | sa.CompoundSelect[Any]) -> sa.Insert:
-    """The history rows that `told_of` reads."""
-    return sa.insert(history).from_select(TOLD, told)
-
-
 @cache
 def _history(verb: Verb | str) -> sa.Insert:
     listed = sa.select(tasks).where(among_numbers(tasks.c.seq, "moved")).order_by(tasks.c.seq).subquery()
     words = (sa.bindparam(name, type_=sa.Text()) for name in ("p_actor", "p_why"))
-    return history_from(told_of(listed, verb, *words))
+    return told_of(listed, verb, *words)
 
 
 def write_history(
     tx: Tx, verb: Verb | str, rows: Iterable[Row], *, actor: str | None, reason: str | None = None
 ) -> None:
-    """One row a moved task (by `seq`), read from what the move left there: in the move's own transaction, at once."""
+    """The lines of moved tasks (by `seq`), read from what the move left there, in its own transaction."""
     moved = list(rows)
     if moved:
         leaves(tx, verb, moved[0])
@@ -133,9 +151,9 @@ def write_history(
 
 
 def leaves(tx: Tx, verb: Verb | str, row: Row) -> None:
-    """A move leaves its line in the history, which tells later that it was made."""
-    moment, number = row.updated_at, row.claim_no
-    tx.leaves(row_of(history, task_id=row.task_id, at=moment, verb=str(verb), claim_no=number))
+    """A move leaves its place in the record, which tells later that it was made."""
+    task_id, moment, number = row.task_id, row.updated_at, row.claim_no
+    tx.leaves(lambda: moves.made(task_id, verb, moment, number))
 
 
 def write_events(tx: Tx, events: Sequence[Mapping[str, Any]]) -> None:
@@ -147,59 +165,56 @@ def write_events(tx: Tx, events: Sequence[Mapping[str, Any]]) -> None:
 
 
 def add_attempts(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert attempt rows as they are; the open one is unique per task, by index."""
+    """Insert attempt rows as they are."""
     if rows:
         tx.plain(sa.insert(attempts), list(rows))
 
 
-def closed(
+_TRIED: Final = (
+    "task_id", "number", "claim_no", "agent_id", "outcome", "claimed_at", "waited_seconds", "started_at",
+    "heartbeat_at", "finished_at", "error", "result", "note", "run_ref", "led_to",
+)  # fmt: skip
+
+
+def tried(
     moved: sa.FromClause,
     outcome: AttemptOutcome,
     *,
     error: sa.ColumnElement[Any] | None = None,
     result: sa.ColumnElement[Any] | None = None,
-) -> sa.Update:
-    """The end of the open attempts at moved tasks."""
-    return (
-        sa.update(attempts)
-        .where(
-            attempts.c.task_id == moved.c.task_id,
-            attempts.c.outcome == sa.literal_column(f"'{AttemptOutcome.RUNNING}'"),
-        )
-        .values(
-            outcome=sa.literal_column(f"'{outcome}'", sa.Text()),
-            finished_at=moved.c.updated_at,
-            error=sa.null() if error is None else error,
-            result=sa.null() if result is None else result,
-        )
-    )
+) -> sa.Insert:
+    """The attempts that ended with a move, read from its tasks as it left them."""
+    ended = sa.select(
+        moved.c.task_id,
+        moved.c.attempt_count,
+        moved.c.claim_no,
+        moved.c.holder,
+        sa.literal_column(f"'{outcome}'", sa.Text()),
+        moved.c.claimed_at,
+        moved.c.waited_seconds,
+        moved.c.started_at,
+        moved.c.heartbeat_at,
+        moved.c.updated_at,
+        sa.null() if error is None else error,
+        sa.null() if result is None else result,
+        moved.c.note,
+        moved.c.run_ref,
+        moved.c.status,
+    ).where(moved.c.previous_status == sa.literal_column(f"'{TaskStatus.IN_PROGRESS}'"))
+    return sa.insert(attempts).from_select(_TRIED, ended)
 
 
-def close_attempts(
-    tx: Tx, task_ids: Sequence[str], outcome: AttemptOutcome, *, error: str | None = None, result: Any = None
-) -> set[str]:
-    """End the open attempts at these tasks; the ids of the tasks that had one."""
-    statement = (
-        sa.update(attempts)
-        .where(
-            among(attempts.c.task_id, "batch"),
-            attempts.c.outcome == sa.literal_column(f"'{AttemptOutcome.RUNNING}'"),
-        )
-        .values(outcome=outcome.value, finished_at=now(), error=error, result=result)
-        .returning(attempts.c.task_id)
-    )
-    return set(tx.run(statement, batch=dump_json(list(task_ids))).scalars())
+@cache
+def _tried(outcome: AttemptOutcome) -> sa.Insert:
+    listed = sa.select(tasks).where(among_numbers(tasks.c.seq, "moved")).subquery()
+    return tried(listed, outcome, error=sa.bindparam("p_error", type_=sa.Text()))
 
 
-def beat(tx: Tx, task_id: str, claim_no: int, note: str | None) -> None:
-    """Write the time of a heartbeat, and the holder's note where it gave one."""
-    values: dict[str, Any] = {"heartbeat_at": now()} | ({"note": note} if note is not None else {})
-    statement = sa.update(attempts).where(
-        attempts.c.task_id == task_id,
-        attempts.c.claim_no == claim_no,
-        attempts.c.outcome == AttemptOutcome.RUNNING.value,
-    )
-    tx.run(statement.values(**values))
+def close_attempts(tx: Tx, rows: Iterable[Row], outcome: AttemptOutcome, *, error: str | None) -> None:
+    """Write down the attempts that ended with a move of these tasks, where there were any."""
+    numbers = [row.seq for row in rows if row.previous_status == TaskStatus.IN_PROGRESS]
+    if numbers:
+        tx.plain(_tried(outcome), {"moved": dump_json(numbers), "p_error": error})
 
 
 def keep_late_results(tx: Tx, results: Sequence[tuple[Claim, Any]]) -> None:
@@ -209,7 +224,6 @@ def keep_late_results(tx: Tx, results: Sequence[tuple[Claim, Any]]) -> None:
         .where(
             attempts.c.task_id == sa.bindparam("p_task_id"),
             attempts.c.claim_no == sa.bindparam("p_claim_no"),
-            attempts.c.outcome != AttemptOutcome.RUNNING.value,
             attempts.c.outcome != AttemptOutcome.COMPLETED.value,
         )
         .values(late_result=sa.bindparam("p_result", type_=attempts.c.late_result.type))

@@ -5,7 +5,7 @@ a list of tags, a moment) is read once. A value is made as unpickling would make
 without a look at each.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from typing import Any, Final, TypeVar
@@ -18,9 +18,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from nexus.schemas import Attempt, Claim, RetryPolicy, Task
-from nexus.sql import EPOCH, Moment
+from nexus.sql import EPOCH
 from nexus.states import AttemptOutcome, TaskStatus
-from nexus.tables import tasks
 
 Row = sa.Row[Any]
 V = TypeVar("V", bound=BaseModel)
@@ -63,17 +62,16 @@ def _all_fields(kind: type[BaseModel]) -> set[str]:
     return set(kind.model_fields)
 
 
+_set = object.__setattr__  # what is frozen for others
+
+
 def made(kind: type[V], values: dict[str, Any]) -> V:
-    """A value with these fields, all of the model's, unchecked."""
+    """A value with these fields, all of the model's, unchecked: Pydantic's `model_construct` without a look at each."""
     value = kind.__new__(kind)
-    value.__setstate__(
-        {
-            "__dict__": values,
-            "__pydantic_fields_set__": _all_fields(kind),
-            "__pydantic_extra__": None,
-            "__pydantic_private__": None,
-        }
-    )
+    _set(value, "__dict__", values)
+    _set(value, "__pydantic_fields_set__", _all_fields(kind))
+    _set(value, "__pydantic_extra__", None)
+    _set(value, "__pydantic_private__", None)
     return value
 
 
@@ -93,31 +91,58 @@ def _moment(kept: Any) -> datetime:
 
 
 def _json(kept: Any) -> Any:
-    if kept == "{}":
-        return {}
     # SQLite keeps the text of a number as a number.
     return from_json(kept) if isinstance(kept, str) else kept
 
 
 _STATUS: Final = {status.value: status for status in TaskStatus}
 
-_READ: Final[tuple[tuple[str, Callable[[Any], Any]], ...]] = (
-    *((name, _moment) for name in FIELDS if isinstance(tasks.c[name].type, Moment)),
-    *((name, _names) for name in ("tags", "depends_on", "required_capabilities")),
-    *((name, _json) for name in ("payload", "result", "extra")),
-    ("retry_policy", _policy),
-    ("status", _STATUS.__getitem__),
-    ("requires_review", bool),
-)
-
 
 def task_of(kept: Iterable[Any]) -> Task:
-    """The task of a row that was selected with `fields_of`."""
-    values = dict(zip(FIELDS, kept, strict=True))
-    for name, read in _READ:
-        if (text := values[name]) is not None:
-            values[name] = read(text)
-    return made(Task, values)
+    """The task of a row that was selected with `fields_of`. Written out: it is half of what a claim costs in Python."""
+    (
+        task_id, task_type, description, payload, status, priority, tags, depends_on, on_dependency_failure,
+        required_capabilities, assigned_to, claimed_by, claim_no, lease_expires_at, attempt_count, failure_count,
+        loss_count, retry_policy, timeout_seconds, requires_review, available_at, deadline, created_at, updated_at,
+        pending_since, result, error, reason, related_task_id, episode_id, idempotency_key, extra,
+    ) = kept  # fmt: skip
+    return made(
+        Task,
+        {
+            "task_id": task_id,
+            "task_type": task_type,
+            "description": description,
+            "payload": {} if payload == "{}" else from_json(payload),
+            "status": _STATUS[status],
+            "priority": priority,
+            "tags": () if tags == "[]" else _names(tags),
+            "depends_on": () if depends_on == "[]" else _names(depends_on),
+            "on_dependency_failure": on_dependency_failure,
+            "required_capabilities": () if required_capabilities == "[]" else _names(required_capabilities),
+            "assigned_to": assigned_to,
+            "claimed_by": claimed_by,
+            "claim_no": claim_no,
+            "lease_expires_at": None if lease_expires_at is None else _moment(lease_expires_at),
+            "attempt_count": attempt_count,
+            "failure_count": failure_count,
+            "loss_count": loss_count,
+            "retry_policy": _policy(retry_policy),
+            "timeout_seconds": timeout_seconds,
+            "requires_review": bool(requires_review),
+            "available_at": _moment(available_at),
+            "deadline": None if deadline is None else _moment(deadline),
+            "created_at": _moment(created_at),
+            "updated_at": _moment(updated_at),
+            "pending_since": None if pending_since is None else _moment(pending_since),
+            "result": None if result is None else _json(result),
+            "error": error,
+            "reason": reason,
+            "related_task_id": related_task_id,
+            "episode_id": episode_id,
+            "idempotency_key": idempotency_key,
+            "extra": {} if extra == "{}" else from_json(extra),
+        },
+    )
 
 
 def claim_of(task: Task) -> Claim:

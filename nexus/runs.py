@@ -9,11 +9,12 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from nexus.engine import Tx
+from nexus.moves import going_on
+from nexus.predicates import is_held
 from nexus.reports import Notice
 from nexus.rows import to_attempt
 from nexus.schemas import Attempt
 from nexus.sql import among
-from nexus.states import AttemptOutcome
 from nexus.tables import attempts, stall_steps, stalls, tasks
 from nexus.values import dump_json
 
@@ -33,13 +34,12 @@ def untold(tx: Tx, limit: int) -> list[Attempt]:
     return [to_attempt(row) for row in tx.plain(statement)]
 
 
-def going_on(tx: Tx, after: tuple[str, int] | None, limit: int) -> list[Attempt]:
+def attempts_going_on(tx: Tx, after: tuple[str, int] | None, limit: int) -> list[Attempt]:
     """Open attempts that a run is said to make, in order of task id; after the one given."""
-    running = attempts.c.outcome == sa.literal_column(f"'{AttemptOutcome.RUNNING}'")
-    statement = sa.select(attempts).where(running, sa.type_coerce(attempts.c.run_ref, sa.Text()).is_not(None))
+    statement = going_on().where(is_held(), sa.type_coerce(tasks.c.run_ref, sa.Text()).is_not(None))
     if after is not None:
-        statement = statement.where(attempts.c.task_id > after[0])
-    return [to_attempt(row) for row in tx.plain(statement.order_by(attempts.c.task_id).limit(limit))]
+        statement = statement.where(tasks.c.task_id > after[0])
+    return [to_attempt(row) for row in tx.plain(statement.order_by(tasks.c.task_id).limit(limit))]
 
 
 def claim_numbers(tx: Tx, task_ids: Sequence[str]) -> dict[str, int]:

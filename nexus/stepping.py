@@ -135,13 +135,13 @@ def escalate(
     itself = Done("log_only", "is an escalation itself: not escalated again")
     done = {row.task_id: itself for row in rows if _asks(row)}
     requests = [
-        intake.row_of(escalation(row, kind, config), new_id(), present, policy) | {"escalates": stall_of[row.task_id]}
+        intake.row_of(escalation(row, kind, config), new_id(), present, policy, "sweep")
+        | {"escalates": stall_of[row.task_id]}
         for row in rows
         if row.task_id not in done
     ]
     added = records.add_tasks(tx, requests)
     new = [one for one in requests if one["task_id"] in added]
-    records.write_events(tx, [intake.arrival(one, "add", "sweep") for one in new])
     return done | {one["related_task_id"]: Done("escalate", f"escalated as {one['task_id']}") for one in new}
 
 

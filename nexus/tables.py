@@ -1,9 +1,11 @@
 """The tables. Their CHECKs repeat the invariants; their indexes are the ones that the hot statements read.
 
 Names begin with `nexus_`, so that the nexus can share a PostgreSQL database with its users' own tables.
-`nexus_tasks` holds the present, `nexus_attempts` every try, `nexus_history` every move. Attempts and history
-have no foreign keys: only `nexus.transitions` writes them, tasks are deleted only together with them
-(`nexus.pruning`), and the check would cost every claim.
+`nexus_tasks` holds the present: the claim and the attempt that go on stand on their task. `nexus_attempts` holds every
+try that is over, `nexus_history` every move that cannot be read from those two (`nexus.moves` reads all three): so a
+claim is one UPDATE, a completion one UPDATE and one INSERT. Attempts and history have no foreign keys: only
+`nexus.transitions` writes them, tasks are deleted only together with them (`nexus.pruning`), and the check would cost
+every completion.
 """
 
 import sqlalchemy as sa
@@ -11,7 +13,7 @@ from sqlalchemy import CheckConstraint, Index, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from nexus.sql import JsonList, JsonText, Moment, Serial
-from nexus.states import AttemptOutcome, TaskStatus
+from nexus.states import HELD, AttemptOutcome, TaskStatus
 
 SCHEMA_VERSION_TABLE = "nexus_schema_version"
 
@@ -27,9 +29,27 @@ class Base(DeclarativeBase):
     )
 
 
-def _one_of(column: str, values: type[TaskStatus] | type[AttemptOutcome], *, nullable: bool = False) -> str:
-    listed = ", ".join(f"'{value}'" for value in values)
-    return f"{column} IN ({listed})" + (f" OR {column} IS NULL" if nullable else "")
+def _well_formed() -> str:
+    """What each status asks of a task, the most frequent first: it is asked with every move.
+
+    A live claim has a holder and a lease, and only a live claim has a lease. Only what is pending says since when, and
+    it never became claimable before that: waiting is counted from `available_at`.
+    """
+    pending = "pending_since IS NOT NULL AND available_at >= pending_since AND lease_expires_at IS NULL"
+    held = "pending_since IS NULL AND lease_expires_at IS NOT NULL AND claimed_by IS NOT NULL"
+    asked = dict.fromkeys((TaskStatus.PENDING, TaskStatus.IN_PROGRESS, TaskStatus.COMPLETED, *TaskStatus))
+    cases = dict.fromkeys(asked, "pending_since IS NULL AND lease_expires_at IS NULL")
+    cases |= dict.fromkeys(HELD, held) | {TaskStatus.PENDING: pending}
+    return (
+        "CASE status " + " ".join(f"WHEN '{status}' THEN {case}" for status, case in cases.items()) + " ELSE FALSE END"
+    )
+
+
+def _is_over() -> str:
+    """How an attempt can have ended, the most frequent first."""
+    frequent, *seldom = (outcome for outcome in AttemptOutcome if outcome != AttemptOutcome.RUNNING)
+    listed = ", ".join(f"'{outcome}'" for outcome in seldom)
+    return f"outcome = '{frequent}' OR outcome IN ({listed})"
 
 
 IS_CLAIMABLE = text("status = 'pending' AND unmet_dependencies = 0")
@@ -37,9 +57,11 @@ IS_UNWATCHED = text("status = 'pending' AND unmet_dependencies = 0 AND stall_id 
 IS_DEADLINE_AHEAD = text(
     "deadline IS NOT NULL AND overdue_id IS NULL AND status NOT IN ('completed', 'failed', 'cancelled')"
 )
-IS_ENDED = text("status IN ('cancelled', 'completed', 'failed')")
+IS_COMPLETED = text("status = 'completed'")
+IS_GIVEN_UP = text("status IN ('cancelled', 'failed')")
 IS_RELATED = text("related_task_id IS NOT NULL AND status NOT IN ('completed', 'failed', 'cancelled')")
 IS_ASKING = text("escalates IS NOT NULL AND status NOT IN ('completed', 'failed', 'cancelled')")
+IS_KEYED = text("idempotency_key IS NOT NULL")
 IS_UNDELIVERED = text("step = 'notify' AND told_at IS NULL")
 IS_STEP_AHEAD = text("closed_at IS NULL AND next_step_at IS NOT NULL")
 IS_HELD = text("status IN ('claimed', 'in_progress')")
@@ -72,6 +94,20 @@ class TaskRow(Base):
     lease_expires_at = mapped_column(Moment, nullable=True)
     lease_seconds: Mapped[float | None] = mapped_column(sa.Double)
     """How far the claim's heartbeat moves `lease_expires_at`."""
+    holder: Mapped[str | None] = mapped_column(sa.Text)
+    """Whose the latest claim is. It and the next six stay when the claim ends, for what is written of it then; where
+    the task is not held they mean nothing."""
+    claim_key: Mapped[int | None] = mapped_column(sa.BigInteger)
+    """Drawn by whoever claims: by it a claim is found whose answer was lost."""
+    claimed_at = mapped_column(Moment, nullable=True)
+    """None for what was imported as held already."""
+    waited_seconds: Mapped[float | None] = mapped_column(sa.Double)
+    """How long it had been claimable then."""
+    started_at = mapped_column(Moment, nullable=True)
+    """Of the attempt whose number is `attempt_count`."""
+    heartbeat_at = mapped_column(Moment, nullable=True)
+    note: Mapped[str | None] = mapped_column(sa.Text)
+    run_ref = mapped_column(JsonText, nullable=True)
     attempt_count: Mapped[int] = mapped_column(sa.Integer)
     failure_count: Mapped[int] = mapped_column(sa.Integer)
     loss_count: Mapped[int] = mapped_column(sa.Integer)
@@ -81,6 +117,7 @@ class TaskRow(Base):
     available_at = mapped_column(Moment, nullable=False)
     deadline = mapped_column(Moment, nullable=True)
     created_at = mapped_column(Moment, nullable=False)
+    added_by: Mapped[str | None] = mapped_column(sa.Text)
     updated_at = mapped_column(Moment, nullable=False)
     pending_since = mapped_column(Moment, nullable=True)
     result = mapped_column(JsonText, nullable=True)
@@ -88,7 +125,7 @@ class TaskRow(Base):
     reason: Mapped[str | None] = mapped_column(sa.Text)
     related_task_id: Mapped[str | None] = mapped_column(sa.Text)
     episode_id: Mapped[str | None] = mapped_column(sa.Text)
-    idempotency_key: Mapped[str | None] = mapped_column(sa.Text, unique=True)
+    idempotency_key: Mapped[str | None] = mapped_column(sa.Text)
     extra = mapped_column(JsonText, nullable=False)
     import_digest: Mapped[str | None] = mapped_column(sa.Text)
     """Of the board record that it came from: the same record again changes nothing."""
@@ -106,17 +143,8 @@ class TaskRow(Base):
     """The stall that it asks somebody to look at; unique, so that a stall is escalated once."""
 
     __table_args__ = (
-        CheckConstraint(_one_of("status", TaskStatus), name="status"),
+        CheckConstraint(_well_formed(), name="status"),
         CheckConstraint("claim_no >= 0 AND attempt_count >= 0 AND unmet_dependencies >= 0", name="counts"),
-        # A live claim has a holder and a lease, and only a live claim has a lease.
-        CheckConstraint(
-            "(status IN ('claimed', 'in_progress')) = (lease_expires_at IS NOT NULL) "
-            "AND (lease_expires_at IS NULL OR claimed_by IS NOT NULL)",
-            name="lease",
-        ),
-        CheckConstraint("(status = 'pending') = (pending_since IS NOT NULL)", name="pending_since"),
-        # Waiting is counted from available_at, so it never lies before the task became pending.
-        CheckConstraint("pending_since IS NULL OR available_at >= pending_since", name="available_at"),
         # The order of a claim; it holds only what can be claimed as far as dependencies decide.
         Index(None, "priority", "available_at", "seq", postgresql_where=IS_CLAIMABLE, sqlite_where=IS_CLAIMABLE),
         CheckConstraint("on_dependency_failure IN ('wait', 'cancel', 'run')", name="on_dependency_failure"),
@@ -131,12 +159,25 @@ class TaskRow(Base):
             sqlite_where=text("escalates IS NOT NULL"),
         ),
         Index("ix_nexus_tasks_asking", "escalates", postgresql_where=IS_ASKING, sqlite_where=IS_ASKING),
-        # Pruning: what ended so, newest last; and whom the tasks that are not done yet are about.
-        Index("ix_nexus_tasks_ended", "status", "updated_at", "seq", postgresql_where=IS_ENDED, sqlite_where=IS_ENDED),
+        # Pruning: what ended so, newest last; and whom the tasks that are not done yet are about. What is completed has
+        # an index of its own, to whose end each completion only adds.
+        Index(
+            "ix_nexus_tasks_completed", "updated_at", "seq", postgresql_where=IS_COMPLETED, sqlite_where=IS_COMPLETED
+        ),
+        Index(
+            "ix_nexus_tasks_given_up",
+            "status",
+            "updated_at",
+            "seq",
+            postgresql_where=IS_GIVEN_UP,
+            sqlite_where=IS_GIVEN_UP,
+        ),
         Index("ix_nexus_tasks_related", "related_task_id", postgresql_where=IS_RELATED, sqlite_where=IS_RELATED),
-        Index(None, "lease_expires_at", postgresql_where=IS_HELD, sqlite_where=IS_HELD),
-        # What an agent holds now: its limit.
-        Index(None, "claimed_by", postgresql_where=IS_HELD, sqlite_where=IS_HELD),
+        # What is held: an agent's limit, and, all of it read, the leases that are over. Two indexes would cost each
+        # claim more than the sweep saves.
+        Index("ix_nexus_tasks_held", "claimed_by", "lease_expires_at", postgresql_where=IS_HELD, sqlite_where=IS_HELD),
+        # Of tasks that have none PostgreSQL would write an entry with each move.
+        Index(None, "idempotency_key", unique=True, postgresql_where=IS_KEYED, sqlite_where=IS_KEYED),
         Index(
             None,
             "episode_id",
@@ -159,7 +200,7 @@ class DependencyRow(Base):
 
 
 class AttemptRow(Base):
-    """One try."""
+    """One try that is over. (That which goes on stands on its task.)"""
 
     __tablename__ = "nexus_attempts"
 
@@ -170,7 +211,7 @@ class AttemptRow(Base):
     outcome: Mapped[str] = mapped_column(sa.Text)
     started_at = mapped_column(Moment, nullable=False)
     heartbeat_at = mapped_column(Moment, nullable=True)
-    finished_at = mapped_column(Moment, nullable=True)
+    finished_at = mapped_column(Moment, nullable=False)
     error: Mapped[str | None] = mapped_column(sa.Text)
     result = mapped_column(JsonText, nullable=True)
     late_result = mapped_column(JsonText, nullable=True)
@@ -178,18 +219,15 @@ class AttemptRow(Base):
     run_ref = mapped_column(JsonText, nullable=True)
     run_closed_at = mapped_column(Moment, nullable=True)
     """When Prefect was told how an attempt ended whose process could not tell it."""
+    claimed_at = mapped_column(Moment, nullable=True)
+    """When the claim was made under which it was; None where the history says it (before schema 0005, and imports)."""
+    waited_seconds: Mapped[float | None] = mapped_column(sa.Double)
+    """How long the task had been claimable then."""
+    led_to: Mapped[str | None] = mapped_column(sa.Text)
+    """The status in which its end left the task; None before schema 0005, and of imports."""
 
     __table_args__ = (
-        CheckConstraint(_one_of("outcome", AttemptOutcome), name="outcome"),
-        CheckConstraint("(outcome = 'running') = (finished_at IS NULL)", name="finished"),
-        # The database itself refuses a second open attempt at a task.
-        Index(
-            "ix_nexus_attempts_open",
-            "task_id",
-            unique=True,
-            postgresql_where=text("outcome = 'running'"),
-            sqlite_where=text("outcome = 'running'"),
-        ),
+        CheckConstraint(_is_over(), name="outcome"),
         # Runs that Prefect may still believe to go on, though the nexus knows better.
         Index(
             "ix_nexus_attempts_untold",
@@ -201,7 +239,11 @@ class AttemptRow(Base):
 
 
 class HistoryRow(Base):
-    """One move of a task, or one confirmation of an agent (then without a task)."""
+    """One move of a task that nothing else tells of, or one confirmation of an agent (then without a task).
+
+    `nexus.moves` reads the others from where they stand anyway: that a task was added, and of each claim under which
+    it was worked on the claim, the start and the completion.
+    """
 
     __tablename__ = "nexus_history"
 

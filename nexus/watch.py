@@ -52,12 +52,8 @@ def hung(tx: Tx, limit: int) -> list[int]:
     An agent that watches its own timeout has had the length of the lease to say so.
     """
     allowed = tasks.c.timeout_seconds + sa.func.coalesce(tasks.c.lease_seconds, 0.0)
-    overtime = sa.exists().where(
-        attempts.c.task_id == tasks.c.task_id,
-        attempts.c.outcome == sa.literal_column(f"'{AttemptOutcome.RUNNING}'"),
-        later(attempts.c.started_at, allowed) <= now(),
-    )
-    clauses = (is_held(), status_in({TaskStatus.IN_PROGRESS}), tasks.c.timeout_seconds.is_not(None), overtime)
+    overtime = sa.and_(tasks.c.timeout_seconds.is_not(None), later(tasks.c.started_at, allowed) <= now())
+    clauses = (is_held(), status_in({TaskStatus.IN_PROGRESS}), overtime)
     return _numbers(tx, *clauses, order=tasks.c.lease_expires_at, limit=limit)
 
 

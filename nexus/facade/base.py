@@ -30,6 +30,8 @@ class OpenBoard:
         self._database = Database.of(self.settings, self.settings.location(url), clock=clock)
         self._known: dict[str, tuple[Row, float]] = {}
         """The agents that claimed here, and when their rows were read."""
+        self._amid_stalls = False
+        """The last claim ended a stall, so the next may: more is to be written then than one statement."""
         schema.ensure(self._database, may_upgrade=self._database.is_sqlite or self.settings.auto_upgrade)
 
     def __enter__(self) -> Self:

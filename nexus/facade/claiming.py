@@ -48,7 +48,7 @@ class Claiming(Taking):
         (row,) = self._complete([(claim, result)], whole=True)
         if isinstance(row, NexusError):
             raise row
-        return task_of(row[3:])
+        return task_of(row[transitions.DONE :])
 
     def complete_many(self, results: Iterable[tuple[Claim, Any]]) -> list[TaskStatus | NexusError]:
         """Done, many at once: pairs of a claim and its result (JSON).

@@ -30,7 +30,7 @@ class Runs(OpenBoard):
         """Open attempts that name a run, a page at a time."""
         a_count(limit, "limit")
         key = (after.task_id, after.number) if after else None
-        return self._database.read(lambda tx: runs.going_on(tx, key, limit))
+        return self._database.read(lambda tx: runs.attempts_going_on(tx, key, limit))
 
     def superseded(self, attempts: Iterable[Attempt]) -> set[tuple[str, int]]:
         """Which of these attempts (task id, number) belong to a claim that is not the task's latest."""

@@ -1,5 +1,6 @@
 """Taking claims: the next tasks, or a certain one; and, at once or later, beginning to work on them."""
 
+import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -124,32 +125,42 @@ class Taking(Sweeping):
         a_lease(lease_seconds)
         self._check("run_ref", run_ref)
         lease = lease_seconds or self.settings.lease_seconds
-        beginning = {"start": start, "run_ref": run_ref}
+        key = None if self._database.is_sqlite else secrets.randbits(63)
 
-        def at_once(tx: Tx) -> list[Claim]:
-            assert known is not None
-            return _claims(transitions.claim(tx, known, limit, lease, wishes, remembered=True, **beginning))
+        def take(tx: Tx, agent: Row, slots: int, **how: bool) -> Sequence[Row]:
+            rows = transitions.claim(
+                tx, agent, slots, lease, wishes, start=start, run_ref=run_ref, claim_key=key, **how
+            )
+            self._amid_stalls = any(row[transitions.STALL] is not None for row in rows)
+            return rows
 
-        def thoroughly(tx: Tx) -> list[Claim]:
+        def thoroughly(tx: Tx) -> Sequence[Row]:
             agent = registration.confirmed(tx, name, self.settings.registration)
             slots = registration.free_slots(tx, agent, limit)
             records.seen(tx, name)
-            rows = transitions.claim(tx, agent, slots, lease, wishes, **beginning) if slots else []
+            rows = take(tx, agent, slots) if slots else []
             sweep_is_due[0] = not rows and wishes["task_id"] is None and self._nobody_sweeps(tx)
             self._known[name] = (agent, self._database.seconds())
-            return _claims(rows)
+            return rows
 
         sweep_is_due = [False]
-        known = self._remembered(name)
-        if known is not None and (taken := self._database.write(at_once)):
-            return taken
-        # The first time; now and then, to say that it lives; and where nothing was found, to see why.
-        taken = self._database.write(thoroughly)
-        if not sweep_is_due[0]:
-            return taken
-        few = min(RESCUED, self.settings.monitoring.max_per_sweep)
-        self.sweep(self.settings.monitoring.model_copy(update={"max_per_sweep": few}), source="claim")
-        return self._database.write(thoroughly)
+        rows: Sequence[Row] = ()
+        if known := self._remembered(name):
+            if key is None or self._amid_stalls:
+                rows = self._database.write(lambda tx: take(tx, known, limit, remembered=True))
+            else:
+                rows = self._database.write_at_once(
+                    lambda tx: take(tx, known, limit, remembered=True, alone=True),
+                    lambda tx: transitions.claimed(tx, name, key),
+                )
+        if not rows:
+            # The first time; now and then, to say that it lives; and where nothing was found, to see why.
+            rows = self._database.write(thoroughly)
+        if sweep_is_due[0]:
+            few = min(RESCUED, self.settings.monitoring.max_per_sweep)
+            self.sweep(self.settings.monitoring.model_copy(update={"max_per_sweep": few}), source="claim")
+            rows = self._database.write(thoroughly)
+        return [claim_of(task_of(row[transitions.TAKEN :])) for row in rows]
 
     def _remembered(self, agent_id: str) -> Row | None:
         """The agent as this process last saw it, where a claim need not look at its row first.
@@ -168,10 +179,6 @@ class Taking(Sweeping):
         return (tx.present() - last).total_seconds() > 2 * self.settings.monitoring.check_interval_seconds
 
 
-def _claims(rows: Sequence[Row]) -> list[Claim]:
-    return [claim_of(task_of(row[2:])) for row in rows]
-
-
 def _attempt(claim: Claim, begun: Row | None, run_ref: Any) -> Attempt | None:
     if begun is None:
         return None
@@ -181,8 +188,8 @@ def _attempt(claim: Claim, begun: Row | None, run_ref: Any) -> Attempt | None:
         "claim_no": claim.claim_no,
         "agent_id": claim.agent_id,
         "outcome": AttemptOutcome.RUNNING,
-        "started_at": begun.updated_at,
-        "heartbeat_at": begun.updated_at,
+        "started_at": begun.started_at,
+        "heartbeat_at": begun.started_at,
         "run_ref": run_ref,
     }
     return made(Attempt, values)

@@ -8,16 +8,22 @@ the moved rows, `previous_status` in them where they came from. The caller's tra
 from nexus.transitions.by_time import abandon, expire, lose, mark_overdue, reassign, stall, watch
 from nexus.transitions.core import refusal, settle_dependants, withdraw
 from nexus.transitions.deciding import approve, block, cancel, reject, retry, unblock
+from nexus.transitions.holding import TASK as DONE
 from nexus.transitions.holding import complete, completed, fail, heartbeat, release
-from nexus.transitions.taking import begun, claim, start
+from nexus.transitions.taking import STALL, begun, claim, claimed, start
+from nexus.transitions.taking import TASK as TAKEN
 
 __all__ = [
+    "DONE",
+    "STALL",
+    "TAKEN",
     "abandon",
     "approve",
     "begun",
     "block",
     "cancel",
     "claim",
+    "claimed",
     "complete",
     "completed",
     "expire",

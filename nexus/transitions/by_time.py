@@ -90,7 +90,7 @@ def _with_attempts(move: sa.Update, tells: Callable[[sa.FromClause], Sequence[sa
     def beside(moved: sa.FromClause) -> list[sa.Insert | sa.Update]:
         said, why = (sa.bindparam(name, type_=sa.Text()) for name in ("p_error", "p_why"))
         told = records.told_of(moved, Verb.EXPIRE, sa.literal_column(f"'{SWEEP}'", sa.Text()), why)
-        return [records.closed(moved, AttemptOutcome.LOST, error=said), records.history_from(told)]
+        return [records.tried(moved, AttemptOutcome.LOST, error=said), told]
 
     return Compound(Verb.EXPIRE, move, beside, tells)
 

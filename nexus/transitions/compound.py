@@ -12,30 +12,23 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from nexus.engine import Tx
+from nexus.predicates import status_in
 from nexus.records import leaves
 from nexus.rows import Row
 from nexus.schemas import Claim
 from nexus.sql import Question, among_numbers
-from nexus.states import Verb
-from nexus.tables import history, tasks
+from nexus.states import AttemptOutcome, TaskStatus, Verb
+from nexus.tables import attempts, tasks
 from nexus.values import dump_json
 
 Beside = Callable[[sa.FromClause], Sequence[sa.Insert | sa.Update]]
 """From the moved tasks, as they stand after the move, to what is written beside it."""
 
 READ_BESIDE: Final = (
-    "seq",
-    "task_id",
-    "status",
-    "previous_status",
-    "claimed_by",
-    "claim_no",
-    "attempt_count",
-    "unmet_dependencies",
-    "available_at",
-    "updated_at",
-    "result",
-)
+    "seq", "task_id", "status", "previous_status", "holder", "claim_no", "claimed_at", "waited_seconds",
+    "attempt_count", "started_at", "heartbeat_at", "note", "run_ref", "unmet_dependencies", "available_at",
+    "updated_at", "result",
+)  # fmt: skip
 """What `Beside` may read of the moved tasks."""
 
 
@@ -46,7 +39,7 @@ class Compound:
         self,
         verb: Verb,
         move: sa.Update,
-        beside: Beside,
+        beside: Beside | None,
         tells: Callable[[sa.FromClause], Sequence[sa.ColumnElement[Any]]],
     ) -> None:
         """`tells`: from the moved tasks to the columns that the caller wants of each; `seq` is put before them.
@@ -54,12 +47,17 @@ class Compound:
         `task_id`, `claim_no` and `updated_at` are among them.
         """
         self._verb = verb
+        self._first = move.returning(tasks.c.seq, *tells(tasks))
+        if beside is None:
+            self._then: Sequence[sa.Insert | sa.Update] = ()
+            self._at_once: sa.Executable = self._first
+            return
         told = _by_name(tells(tasks))
         plain = [tasks.c[name] for name in READ_BESIDE if name not in told]
         moved = move.returning(*plain, *(tasks.c[name] for name in told)).cte("moved")
         self._at_once = sa.select(moved.c.seq, *tells(moved)).add_cte(*(one.cte() for one in beside(moved)))
-        self._first = move.returning(tasks.c.seq, *tells(tasks))
-        self._then = beside(sa.select(tasks).where(among_numbers(tasks.c.seq, "moved")).subquery("moved_tasks"))
+        read = sa.select(*(tasks.c[name] for name in READ_BESIDE)).where(among_numbers(tasks.c.seq, "moved"))
+        self._then = beside(read.subquery("moved_tasks"))
 
     def run(self, tx: Tx, parameters: dict[str, Any]) -> Sequence[Row]:
         """Make the move; a row of each task that moved."""
@@ -106,17 +104,18 @@ def listed(claims: Sequence[Claim]) -> dict[str, str]:
 
 
 def done_by(verb: Verb, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    """Of the tasks whose current claims are `shown`, those for which the history has `verb` under that claim.
+    """Of the tasks whose current claims are `shown`, those to which `verb` (start, complete) was done under these.
 
-    A holder's verbs happen once a claim: where it is there, it is what the holder itself did.
+    A holder's verbs happen once a claim: where it was done, it is what the holder itself did.
     """
     claims = shown()
-    its_own = sa.and_(
-        history.c.task_id == tasks.c.task_id, history.c.claim_no == tasks.c.claim_no, history.c.verb == str(verb)
-    )
-    return sa.select(*columns).where(
-        tasks.c.task_id == claims.c.task_id, tasks.c.claim_no == claims.c.claim_no, sa.exists().where(its_own)
-    )
+    its_own = sa.exists().where(attempts.c.task_id == tasks.c.task_id, attempts.c.claim_no == tasks.c.claim_no)
+    if verb is Verb.START:
+        done: sa.ColumnElement[bool] = sa.or_(status_in({TaskStatus.IN_PROGRESS}), its_own)
+    else:
+        done = its_own.where(attempts.c.outcome == sa.literal_column(f"'{AttemptOutcome.COMPLETED}'"))
+    current = tasks.c.task_id == claims.c.task_id, tasks.c.claim_no == claims.c.claim_no
+    return sa.select(*columns).where(*current, done)
 
 
 @compiles(Shown, "sqlite")

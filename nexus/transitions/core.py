@@ -183,9 +183,7 @@ def withdraw(tx: Tx, stall_ids: Sequence[int], mover: str | None, why: str) -> l
     rows = tx.run(statement.values(values).returning(*LEFT), **parameters).all()
     if not rows:
         return []
-    held = [row.task_id for row in rows if row.previous_status == TaskStatus.IN_PROGRESS]
-    if held:
-        records.close_attempts(tx, held, AttemptOutcome.CANCELLED, error=f"its source {why}")
+    records.close_attempts(tx, rows, AttemptOutcome.CANCELLED, error=f"its source {why}")
     records.write_history(tx, Verb.CANCEL, rows, actor="nexus", reason=f"its source {why}")
     return _gone(tx, Verb.CANCEL, rows, "nexus")
 

@@ -51,8 +51,8 @@ def _decided(
 ) -> Row:
     """A verb of operators: no claim needed; whoever held it finds its claim gone."""
     row = moved(tx, verb, one(verb).values(values), task_id)
-    if ends is not None and row.previous_status == TaskStatus.IN_PROGRESS:
-        records.close_attempts(tx, [task_id], ends, error=reason)
+    if ends is not None:
+        records.close_attempts(tx, [row], ends, error=reason)
     leave_traces(tx, verb, [row], actor=actor, reason=reason)
     return row
 

@@ -10,7 +10,7 @@ from nexus import records
 from nexus.engine import Tx
 from nexus.predicates import status_in
 from nexus.retry import RetryDecision
-from nexus.rows import Row, fields_of
+from nexus.rows import Row, as_kept, fields_of
 from nexus.schemas import Claim
 from nexus.sql import later, now
 from nexus.states import HELD, AttemptOutcome, TaskStatus, Verb
@@ -42,17 +42,20 @@ def _heartbeat() -> sa.Update:
     return (
         sa.update(tasks)
         .where(held_by_claim)
-        .values(lease_seconds=lease, lease_expires_at=later(now(), lease))
+        .values(
+            lease_seconds=lease,
+            lease_expires_at=later(now(), lease),
+            heartbeat_at=now(),
+            note=sa.func.coalesce(sa.bindparam("p_note", type_=sa.Text()), tasks.c.note),
+        )
         .returning(tasks.c.lease_expires_at)
     )
 
 
 def heartbeat(tx: Tx, held: Claim, note: str | None, lease_seconds: float | None) -> Row | None:
     """Extend the lease; the row with its new end, or None where the claim is no longer current."""
-    row = tx.run(_heartbeat(), p_task_id=held.task_id, p_claim_no=held.claim_no, p_lease=lease_seconds).one_or_none()
-    if row is not None:
-        records.beat(tx, held.task_id, held.claim_no, note)
-    return row
+    said = {"p_task_id": held.task_id, "p_claim_no": held.claim_no, "p_lease": lease_seconds, "p_note": note}
+    return tx.run(_heartbeat(), **said).one_or_none()
 
 
 @lru_cache(maxsize=4)
@@ -70,21 +73,24 @@ def _complete(*, whole: bool, alone: bool) -> Compound:
         move = move.where(~tasks.c.awaited, tasks.c.overdue_id.is_(None))
 
     def beside(moved: sa.FromClause) -> list[sa.Insert | sa.Update]:
-        told = records.told_of(moved, Verb.COMPLETE, moved.c.claimed_by, sa.null())
-        return [records.closed(moved, AttemptOutcome.COMPLETED, result=moved.c.result), records.history_from(told)]
+        return [records.tried(moved, AttemptOutcome.COMPLETED, result=moved.c.result)]
 
     return Compound(Verb.COMPLETE, move, beside, lambda moved: _told(moved, whole=whole))
 
 
+OVERDUE, AWAITED, TASK = 1, 2, 3
+"""Where in such a row the stall of its deadline stands, whether others wait for it, and its task id."""
+
+
 def _told(moved: sa.FromClause, *, whole: bool) -> list[sa.ColumnElement[Any]]:
-    few = (moved.c[name] for name in ("task_id", "claim_no", "status", "updated_at"))
+    few = (as_kept(moved.c[name]) for name in ("task_id", "claim_no", "status", "updated_at"))
     return [moved.c.overdue_id, moved.c.awaited, *(fields_of(moved) if whole else few)]
 
 
 def completed(tx: Tx, claims: Sequence[Claim], *, whole: bool) -> dict[str, Row]:
     """As `complete` says it, of those that are completed under these claims: by somebody whose answer was lost."""
     rows = tx.plain(done_by(Verb.COMPLETE, tasks.c.seq, *_told(tasks, whole=whole)), listed(claims))
-    return {row.task_id: row for row in rows}
+    return {row[TASK]: row for row in rows}
 
 
 def complete(
@@ -92,18 +98,15 @@ def complete(
 ) -> dict[str, Row]:
     """Close attempts with their results; the tasks are completed, or in review where they ask for one.
 
-    A row of each that was: its `status`, with `whole` all of its `fields_of` from the third column on.
+    A row of each that was: its `status`, with `whole` all of its `fields_of`, from `TASK` on.
     `alone`: nothing else is written in this transaction, so only what leaves nothing else to write is completed
     (no task that another waits for, none past its deadline).
     """
     parameters = {"shown": dump_json([[claim.task_id, claim.claim_no, result] for claim, result in results])}
     rows = _complete(whole=whole, alone=alone).run(tx, parameters)
-    done = {row.task_id: row for row in rows}
-    if not alone:
-        _follow(
-            tx, [row for row in rows if (row.awaited or row.overdue_id) and row.status == TaskStatus.COMPLETED], results
-        )
-    return done
+    if not alone and (more := [row for row in rows if row[OVERDUE] or row[AWAITED]]):
+        _follow(tx, [row for row in more if row.status == TaskStatus.COMPLETED], results)
+    return {row[TASK]: row for row in rows}
 
 
 def _follow(tx: Tx, rows: Sequence[Row], results: Sequence[tuple[Claim, Any]]) -> None:
@@ -130,9 +133,7 @@ def fail(tx: Tx, held: Claim, decision: RetryDecision, error: str, *, timed_out:
     else:
         statement = counted.values(ended(TaskStatus.FAILED))
     row = moved(tx, Verb.FAIL, statement, held)
-    records.close_attempts(
-        tx, [row.task_id], AttemptOutcome.TIMED_OUT if timed_out else AttemptOutcome.FAILED, error=error
-    )
+    records.close_attempts(tx, [row], AttemptOutcome.TIMED_OUT if timed_out else AttemptOutcome.FAILED, error=error)
     leave_traces(tx, Verb.FAIL, [row], actor=actor or held.agent_id, reason=f"{decision.why}: {error}")
     return row
 
@@ -142,6 +143,6 @@ def release(tx: Tx, held: Claim, reason: str | None) -> Row:
     # A reviewer's note stays: it is for the next attempt that gets to work.
     kept = sa.func.coalesce(tasks.c.reason, sa.bindparam("p_reason", type_=sa.Text()))
     row = moved(tx, Verb.RELEASE, fenced(Verb.RELEASE).values({**WAITING, "reason": kept}), held, p_reason=reason)
-    records.close_attempts(tx, [row.task_id], AttemptOutcome.RELEASED, error=reason)
+    records.close_attempts(tx, [row], AttemptOutcome.RELEASED, error=reason)
     leave_traces(tx, Verb.RELEASE, [row], actor=held.agent_id, reason=reason)
     return row

@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from nexus import records
 from nexus.engine import Tx
-from nexus.predicates import Claimant, is_claimable_by, wanted
-from nexus.rows import Row, fields_of
+from nexus.predicates import Claimant, is_claimable_by, is_held, wanted
+from nexus.rows import FIELDS, Row, fields_of
 from nexus.schemas import Claim
-from nexus.sql import later, now
-from nexus.states import AttemptOutcome, TaskStatus, Verb
-from nexus.tables import agents, attempts, tasks
+from nexus.sql import later, now, seconds_between
+from nexus.states import TaskStatus, Verb
+from nexus.tables import agents, tasks
 from nexus.transitions.compound import Compound, chosen, done_by, listed, shown
 from nexus.transitions.core import close_over, fenced_many, guarded
 from nexus.values import dump_json
@@ -21,60 +21,33 @@ from nexus.values import dump_json
 PLANNED_LIMIT: Final = 1000
 """Up to here the limit stands in the statement, since PostgreSQL plans anew for each bound one."""
 
-_RUNNING: sa.ColumnElement[str] = sa.literal_column(f"'{AttemptOutcome.RUNNING}'")
-_NOTHING = sa.null()
-
 
 def _literal(value: str) -> sa.ColumnElement[str]:
     return sa.literal_column(f"'{value}'", sa.Text())
 
 
-def _claimed_history(moved: sa.FromClause, *, start: bool) -> sa.Insert:
-    told = records.told_of(moved, Verb.CLAIM, moved.c.claimed_by, _NOTHING)
-    if not start:
-        return records.history_from(told)
-    # Two moves in one statement: each has its row, as if they had been made one after the other.
-    columns = list(told.selected_columns)
-    columns[records.TOLD.index("to_status")] = _literal(TaskStatus.CLAIMED)
-    started = sa.select(
-        moved.c.task_id,
-        moved.c.updated_at,
-        _literal(Verb.START),
-        _literal(TaskStatus.CLAIMED),
-        moved.c.status,
-        moved.c.claimed_by,
-        moved.c.claim_no,
-        _NOTHING,
-        _NOTHING,
-    )
-    return records.history_from(sa.select(*columns).union_all(started))
+_RUN_REF = sa.bindparam("p_run_ref", type_=tasks.c.run_ref.type)
+
+_ONE: sa.ColumnElement[int] = sa.literal_column("1")
 
 
-def _opened(moved: sa.FromClause, run_ref: sa.ColumnElement[Any]) -> sa.Insert:
-    """The attempts that begin with the tasks."""
-    rows = sa.select(
-        moved.c.task_id,
-        moved.c.attempt_count,
-        moved.c.claim_no,
-        moved.c.claimed_by,
-        _RUNNING,
-        moved.c.updated_at,
-        moved.c.updated_at,
-        run_ref,
-    )
-    names = ["task_id", "number", "claim_no", "agent_id", "outcome", "started_at", "heartbeat_at", "run_ref"]
-    return sa.insert(attempts).from_select(names, rows)
-
-
-_RUN_REF = sa.bindparam("p_run_ref", type_=attempts.c.run_ref.type)
+def _begun(count: sa.ColumnElement[int]) -> dict[str, Any]:
+    """The values of a task at which an attempt begins."""
+    return {
+        "attempt_count": count + _ONE,
+        "started_at": now(),
+        "heartbeat_at": now(),
+        "note": sa.null(),
+        "run_ref": _RUN_REF,
+    }
 
 
 @lru_cache(maxsize=256)
-def _claim(limit: int | None, *, handles: bool, start: bool, remembered: bool, **wishes: bool) -> Compound:
+def _claim(limit: int | None, *, handles: bool, start: bool, remembered: bool, alone: bool, **wishes: bool) -> Compound:
     bound = sa.bindparam("limit", type_=sa.Integer())
     in_turn = () if wishes["task_id"] else (tasks.c.priority, tasks.c.available_at, tasks.c.seq)
     picked = (
-        sa.select(tasks.c.seq)
+        sa.select(tasks.c.seq, *([tasks.c.stall_id] if alone else []))
         .where(is_claimable_by(Claimant.bound(handles=handles)), *wanted(**wishes))
         .order_by(*in_turn)
         .limit(bound if limit is None else sa.literal_column(str(limit)))
@@ -87,26 +60,50 @@ def _claim(limit: int | None, *, handles: bool, start: bool, remembered: bool, *
             agents.c.revision == sa.bindparam("p_revision", type_=sa.Integer()),
         )
         picked = picked.where(sa.exists().where(known))
+    move = guarded(Verb.CLAIM, is_found=True)
+    if alone:
+        # Where a stall is to be closed nothing is taken: that would be a second statement.
+        found = picked.cte("picked")
+        picked = sa.select(found.c.seq)
+        move = move.where(~sa.exists().where(found.c.stall_id.is_not(None)))
     lease: sa.BindParameter[float] = sa.bindparam("p_lease", type_=sa.Double())
-    move = (
-        guarded(Verb.CLAIM, is_found=True)
-        .where(chosen(tasks.c.seq, picked))
-        .values(
-            status=_literal(TaskStatus.IN_PROGRESS if start else TaskStatus.CLAIMED),
-            pending_since=sa.null(),
-            claim_no=tasks.c.claim_no + sa.literal_column("1"),
-            claimed_by=sa.bindparam("agent_id", type_=sa.Text()),
-            lease_seconds=lease,
-            lease_expires_at=later(now(), lease),
-        )
+    agent_id: sa.BindParameter[str] = sa.bindparam("agent_id", type_=sa.Text())
+    move = move.where(chosen(tasks.c.seq, picked)).values(
+        status=_literal(TaskStatus.IN_PROGRESS if start else TaskStatus.CLAIMED),
+        pending_since=sa.null(),
+        claim_no=tasks.c.claim_no + _ONE,
+        claimed_by=agent_id,
+        holder=agent_id,
+        claim_key=sa.bindparam("p_claim_key", type_=sa.BigInteger()),
+        lease_seconds=lease,
+        lease_expires_at=later(now(), lease),
+        claimed_at=now(),
+        waited_seconds=seconds_between(tasks.c.available_at, now()),
+        **(_begun(tasks.c.attempt_count) if start else {}),
     )
-    if start:
-        move = move.values(attempt_count=tasks.c.attempt_count + sa.literal_column("1"))
+    return Compound(Verb.CLAIM, move, None, _taken)
 
-    def beside(moved: sa.FromClause) -> list[sa.Insert | sa.Update]:
-        return [_claimed_history(moved, start=start), *([_opened(moved, _RUN_REF)] if start else [])]
 
-    return Compound(Verb.CLAIM, move, beside, lambda moved: [moved.c.previous_stall_id, *fields_of(moved)])
+def _taken(moved: sa.FromClause) -> list[sa.ColumnElement[Any]]:
+    return [moved.c.previous_stall_id, *fields_of(moved)]
+
+
+def claimed(tx: Tx, agent_id: str, claim_key: int) -> list[Row]:
+    """As `claim` says it, of what is held by the claim with this key: by somebody whose answer was lost."""
+    its_own = tasks.c.claim_key == sa.bindparam("p_claim_key", type_=sa.BigInteger())
+    mine = tasks.c.claimed_by == sa.bindparam("p_agent_id", type_=sa.Text())
+    statement = sa.select(tasks.c.seq, *_taken(tasks)).where(is_held(), mine, its_own)
+    return _in_turn(tx.plain(statement, {"p_agent_id": agent_id, "p_claim_key": claim_key}).all())
+
+
+STALL, TASK = 1, 2
+"""Where in a row of `claim` the stall stands, and from where on its `fields_of`. Names would take thrice as long."""
+
+_turn = itemgetter(TASK + FIELDS.index("priority"), TASK + FIELDS.index("available_at"), 0)
+
+
+def _in_turn(rows: Sequence[Row]) -> list[Row]:
+    return sorted(rows, key=_turn)
 
 
 def claim(
@@ -118,13 +115,17 @@ def claim(
     *,
     start: bool = False,
     run_ref: Any = None,
+    claim_key: int | None = None,
     remembered: bool = False,
+    alone: bool = False,
 ) -> list[Row]:
-    """Take up to `limit` claimable tasks, first by priority, then by how long they wait: `TAKEN` in that order.
+    """Take up to `limit` claimable tasks, first by priority, then by how long they wait, and in that order.
 
-    `wishes` are values for the names of `predicates.wanted`; None is no wish. Rows that another claim has
-    locked are skipped, so claims do not wait for one another; only the claim of one certain task waits. `start`
-    begins the attempts as well. `remembered`: `agent` was read a while ago; nothing is taken where it has changed.
+    Of each its `seq`, the stall that ended with its waiting, and its `fields_of`. `wishes` are values for the names
+    of `predicates.wanted`; None is no wish. Rows that another claim has locked are skipped, so claims do not wait
+    for one another; only the claim of one certain task waits. `start` begins the attempts as well. `remembered`:
+    `agent` was read a while ago; nothing is taken where it has changed. `alone`: nothing else is written in this
+    transaction, so nothing is taken where a stall ends with it (PostgreSQL).
     """
     flags = {name: value is not None for name, value in wishes.items()}
     bound = {f"p_{name}": value for name, value in wishes.items() if value is not None}
@@ -140,38 +141,35 @@ def claim(
     planned = limit if limit <= PLANNED_LIMIT else None
     if planned is None:
         bound["limit"] = limit
-    rows = _claim(planned, handles=handles, start=start, remembered=remembered, **flags).run(
+    rows = _claim(planned, handles=handles, start=start, remembered=remembered, alone=alone, **flags).run(
         tx,
         {
             "agent_id": agent.agent_id,
             "capabilities": dump_json(list(agent.capabilities)),
             "p_lease": lease_seconds,
+            "p_claim_key": claim_key,
             **bound,
         },
     )
-    close_over(tx, Verb.CLAIM, [row.previous_stall_id for row in rows], agent.agent_id)
-    return sorted(rows, key=lambda row: (row.priority, row.available_at, row.seq))
+    close_over(tx, Verb.CLAIM, [row[STALL] for row in rows], agent.agent_id)
+    return _in_turn(rows)
+
+
+_BEGUN: Final = ("task_id", "claim_no", "attempt_count", "started_at", "updated_at")
 
 
 @lru_cache(maxsize=1)
 def _start() -> Compound:
-    listed = shown()
-    move = fenced_many(Verb.START, listed).values(
+    move = fenced_many(Verb.START, shown()).values(
         status=_literal(TaskStatus.IN_PROGRESS),
-        attempt_count=tasks.c.attempt_count + sa.literal_column("1"),
         lease_expires_at=later(now(), tasks.c.lease_seconds),
+        **_begun(tasks.c.attempt_count),
     )
-
-    def beside(moved: sa.FromClause) -> list[sa.Insert | sa.Update]:
-        told = records.told_of(moved, Verb.START, moved.c.claimed_by, _NOTHING)
-        return [_opened(moved, _RUN_REF), records.history_from(told)]
-
-    told = ("task_id", "claim_no", "attempt_count", "updated_at")
-    return Compound(Verb.START, move, beside, lambda moved: [moved.c[name] for name in told])
+    return Compound(Verb.START, move, None, lambda moved: [moved.c[name] for name in _BEGUN])
 
 
 def start(tx: Tx, claims: Sequence[Claim], run_ref: Any) -> dict[str, Row]:
-    """Begin the attempts; of those that could begin their number (`attempt_count`) and moment (`updated_at`), by task.
+    """Begin the attempts; of those that could begin their number (`attempt_count`) and `started_at`, by task.
 
     Nothing else is ever left behind: a claim ended the waiting period, and a start ends no task.
     """
@@ -180,5 +178,5 @@ def start(tx: Tx, claims: Sequence[Claim], run_ref: Any) -> dict[str, Row]:
 
 def begun(tx: Tx, claims: Sequence[Claim]) -> dict[str, Row]:
     """As `start` says it, of those that have begun under these claims: by somebody whose answer was lost."""
-    columns = (tasks.c.seq, tasks.c.task_id, tasks.c.claim_no, tasks.c.attempt_count, tasks.c.updated_at)
+    columns = (tasks.c.seq, *(tasks.c[name] for name in _BEGUN))
     return {row.task_id: row for row in tx.plain(done_by(Verb.START, *columns), listed(claims))}
