@@ -10,14 +10,12 @@ What leaves no such row (a heartbeat, the registration of an agent) can be done 
 """
 
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Engine
 
 T = TypeVar("T")
 
@@ -30,17 +28,6 @@ ENDING_SECONDS: Final = 5.0
 _END: Final = sa.text(
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :name AND pid <> pg_backend_pid()"
 )
-
-
-def name_connections(engine: Engine) -> None:
-    """Give each connection its own `application_name`: what the URL says, or `nexus`, and a number drawn by lot."""
-
-    @event.listens_for(engine, "do_connect")
-    def _connect(dialect: Any, _record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
-        given = str(parameters.get("application_name", "nexus"))
-        # PostgreSQL keeps 63 bytes of it.
-        name = f"{given.encode()[:30].decode(errors='ignore')} {uuid.uuid4().hex}"
-        return dialect.connect(*arguments, **{**parameters, "application_name": name})
 
 
 class Undecided(Exception):
@@ -56,12 +43,6 @@ class Sent(Generic[T]):
     traces: Sequence[Trace] = ()
     results: Sequence[T] = ()
     """What it came to, once nothing but the COMMIT was left to do."""
-
-
-def name_of(connection: Connection) -> str:
-    """The name that the server knows this connection by. No question to the server."""
-    driver: Any = connection.connection.dbapi_connection
-    return driver.info.parameter_status("application_name") or ""
 
 
 def end(engine: Engine, name: str) -> None:

@@ -86,7 +86,8 @@ def _policy(text: str) -> RetryPolicy:
 
 
 @lru_cache(maxsize=1024)
-def _moment(kept: Any) -> datetime:
+def moment_of(kept: Any) -> datetime:
+    """A moment that was selected `as_kept`."""
     return EPOCH + timedelta(microseconds=kept) if isinstance(kept, int) else kept.astimezone(UTC)
 
 
@@ -122,18 +123,18 @@ def task_of(kept: Iterable[Any]) -> Task:
             "assigned_to": assigned_to,
             "claimed_by": claimed_by,
             "claim_no": claim_no,
-            "lease_expires_at": None if lease_expires_at is None else _moment(lease_expires_at),
+            "lease_expires_at": None if lease_expires_at is None else moment_of(lease_expires_at),
             "attempt_count": attempt_count,
             "failure_count": failure_count,
             "loss_count": loss_count,
             "retry_policy": _policy(retry_policy),
             "timeout_seconds": timeout_seconds,
             "requires_review": bool(requires_review),
-            "available_at": _moment(available_at),
-            "deadline": None if deadline is None else _moment(deadline),
-            "created_at": _moment(created_at),
-            "updated_at": _moment(updated_at),
-            "pending_since": None if pending_since is None else _moment(pending_since),
+            "available_at": moment_of(available_at),
+            "deadline": None if deadline is None else moment_of(deadline),
+            "created_at": moment_of(created_at),
+            "updated_at": moment_of(updated_at),
+            "pending_since": None if pending_since is None else moment_of(pending_since),
             "result": None if result is None else _json(result),
             "error": error,
             "reason": reason,

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from nexus.engine import Database, Tx, shown
+from nexus.engine import Database, Tx
 from nexus.errors import NotANexusDatabase, SchemaOutdated, SchemaTooNew
 from nexus.tables import SCHEMA_VERSION_TABLE
+from nexus.urls import shown
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _UPGRADE_LOCK = 5_236_839_017

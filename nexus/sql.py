@@ -65,6 +65,9 @@ def _now_sqlite(element: now, compiler: SQLCompiler, **kw: Any) -> str:
 
 @compiles(now, "postgresql")
 def _now_postgresql(element: now, compiler: SQLCompiler, **kw: Any) -> str:
+    # Of a moment that is bound the planner of a prepared statement knows nothing, and plans anew each time.
+    if kw.get("by_its_clock"):
+        return "statement_timestamp()"
     return f"COALESCE(CAST({compiler.process(element.clauses, **kw)} AS timestamptz), statement_timestamp())"
 
 
@@ -162,7 +165,8 @@ def _covers_sqlite(element: covers, compiler: SQLCompiler, **kw: Any) -> str:
 @compiles(covers, "postgresql")
 def _covers_postgresql(element: covers, compiler: SQLCompiler, **kw: Any) -> str:
     given, wanted = (compiler.process(clause, **kw) for clause in element.clauses)
-    return f"({wanted} <@ CAST({given} AS jsonb))"
+    # The first half is a matter of statistics. Of the second nobody knows how often it holds, and plans might change.
+    return f"({wanted} = '[]' OR {wanted} <@ CAST({given} AS jsonb))"
 
 
 class overlaps(Question):  # noqa: N801

@@ -8,6 +8,8 @@ claim is one UPDATE, a completion one UPDATE and one INSERT. Attempts and histor
 every completion.
 """
 
+from collections.abc import Iterable
+
 import sqlalchemy as sa
 from sqlalchemy import CheckConstraint, Index, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -30,26 +32,28 @@ class Base(DeclarativeBase):
 
 
 def _well_formed() -> str:
-    """What each status asks of a task, the most frequent first: it is asked with every move.
+    """What each status asks of a task; short, and the most frequent first, because it is asked with every move.
 
     A live claim has a holder and a lease, and only a live claim has a lease. Only what is pending says since when, and
     it never became claimable before that: waiting is counted from `available_at`.
     """
-    pending = "pending_since IS NOT NULL AND available_at >= pending_since AND lease_expires_at IS NULL"
+    waits = "pending_since IS NOT NULL AND available_at >= pending_since AND lease_expires_at IS NULL"
     held = "pending_since IS NULL AND lease_expires_at IS NOT NULL AND claimed_by IS NOT NULL"
-    asked = dict.fromkeys((TaskStatus.PENDING, TaskStatus.IN_PROGRESS, TaskStatus.COMPLETED, *TaskStatus))
-    cases = dict.fromkeys(asked, "pending_since IS NULL AND lease_expires_at IS NULL")
-    cases |= dict.fromkeys(HELD, held) | {TaskStatus.PENDING: pending}
+    rest = _listed(status for status in TaskStatus if status not in HELD | {TaskStatus.PENDING, TaskStatus.COMPLETED})
     return (
-        "CASE status " + " ".join(f"WHEN '{status}' THEN {case}" for status, case in cases.items()) + " ELSE FALSE END"
+        f"CASE WHEN status = 'pending' THEN {waits} WHEN status IN ({_listed(sorted(HELD))}) THEN {held} "
+        f"ELSE (status = 'completed' OR status IN ({rest})) AND pending_since IS NULL AND lease_expires_at IS NULL END"
     )
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(f"'{word}'" for word in words)
 
 
 def _is_over() -> str:
     """How an attempt can have ended, the most frequent first."""
     frequent, *seldom = (outcome for outcome in AttemptOutcome if outcome != AttemptOutcome.RUNNING)
-    listed = ", ".join(f"'{outcome}'" for outcome in seldom)
-    return f"outcome = '{frequent}' OR outcome IN ({listed})"
+    return f"outcome = '{frequent}' OR outcome IN ({_listed(seldom)})"
 
 
 IS_CLAIMABLE = text("status = 'pending' AND unmet_dependencies = 0")

@@ -48,8 +48,8 @@ class Runs(OpenBoard):
 
         def work(tx: Tx) -> Task | None:
             if crashed:
-                row = transitions.lose(tx, attempt.task_id, attempt.claim_no, why)
-                return None if row is None else to_task(row)
+                was = transitions.lose(tx, attempt.task_id, attempt.claim_no, why)
+                return self._task(tx, attempt.task_id) if was else None
             found = queries.task_row(tx, attempt.task_id)
             if found is None or found.claim_no != attempt.claim_no or found.lease_expires_at is None:
                 return None

@@ -9,7 +9,7 @@ from nexus.arguments import a_count, a_lease, a_name, json_list
 from nexus.engine import Tx
 from nexus.errors import IllegalTransition, NexusError, NotClaimable, TaskNotFound
 from nexus.facade.sweeping import Sweeping
-from nexus.rows import Row, claim_of, made, task_of
+from nexus.rows import Row, claim_of, made, moment_of, task_of
 from nexus.schemas import Attempt, Claim
 from nexus.states import AttemptOutcome, TaskStatus, Verb
 
@@ -182,14 +182,15 @@ class Taking(Sweeping):
 def _attempt(claim: Claim, begun: Row | None, run_ref: Any) -> Attempt | None:
     if begun is None:
         return None
+    moment = moment_of(begun.started_at)
     values = dict.fromkeys(Attempt.model_fields) | {
         "task_id": claim.task_id,
         "number": begun.attempt_count,
         "claim_no": claim.claim_no,
         "agent_id": claim.agent_id,
         "outcome": AttemptOutcome.RUNNING,
-        "started_at": begun.started_at,
-        "heartbeat_at": begun.started_at,
+        "started_at": moment,
+        "heartbeat_at": moment,
         "run_ref": run_ref,
     }
     return made(Attempt, values)

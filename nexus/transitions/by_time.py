@@ -4,7 +4,7 @@ Every statement looks once more at what the sweep saw before it: a heartbeat, a 
 first wins.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -35,13 +35,13 @@ def expire(tx: Tx, numbers: Sequence[int]) -> Sequence[Row]:
     return _lost(tx, _expire(), parameters)
 
 
-def lose(tx: Tx, task_id: str, claim_no: int, reason: str) -> Row | None:
+def lose(tx: Tx, task_id: str, claim_no: int, reason: str) -> bool:
     """Take back one claim before its lease is over, because its process is known to be gone.
 
-    None where the claim is no longer the current one: nothing was changed.
+    Whether it was: where the claim is no longer the current one, nothing was changed.
     """
     parameters = {"p_task_id": task_id, "p_claim_no": claim_no, "p_error": reason, "p_why": reason}
-    return next(iter(_lost(tx, _lose(), parameters)), None)
+    return bool(_lost(tx, _lose(), parameters))
 
 
 def _lost(tx: Tx, compound: Compound, parameters: dict[str, Any]) -> Sequence[Row]:
@@ -53,7 +53,7 @@ def _lost(tx: Tx, compound: Compound, parameters: dict[str, Any]) -> Sequence[Ro
 @cache
 def _expire() -> Compound:
     why = sa.literal("Lost: the lease of ") + tasks.c.claimed_by + sa.literal(" ended without a word")
-    return _with_attempts(_taken_back(sa.and_(among_numbers(tasks.c.seq, "batch"), is_expired()), why), left_of)
+    return _with_attempts(_taken_back(sa.and_(among_numbers(tasks.c.seq, "batch"), is_expired()), why))
 
 
 @cache
@@ -62,7 +62,7 @@ def _lose() -> Compound:
         tasks.c.task_id == sa.bindparam("p_task_id"), tasks.c.claim_no == sa.bindparam("p_claim_no"), is_held()
     )
     why = sa.literal("Lost: ") + sa.bindparam("p_error", type_=sa.Text())
-    return _with_attempts(_taken_back(current, why), lambda moved: list(moved.c))
+    return _with_attempts(_taken_back(current, why))
 
 
 def _taken_back(whose: Clause, error: sa.ColumnElement[str]) -> sa.Update:
@@ -86,13 +86,13 @@ def _taken_back(whose: Clause, error: sa.ColumnElement[str]) -> sa.Update:
     )
 
 
-def _with_attempts(move: sa.Update, tells: Callable[[sa.FromClause], Sequence[sa.ColumnElement[Any]]]) -> Compound:
-    def beside(moved: sa.FromClause) -> list[sa.Insert | sa.Update]:
+def _with_attempts(move: sa.Update) -> Compound:
+    def beside(moved: sa.FromClause) -> list[sa.Insert]:
         said, why = (sa.bindparam(name, type_=sa.Text()) for name in ("p_error", "p_why"))
         told = records.told_of(moved, Verb.EXPIRE, sa.literal_column(f"'{SWEEP}'", sa.Text()), why)
         return [records.tried(moved, AttemptOutcome.LOST, error=said), told]
 
-    return Compound(Verb.EXPIRE, move, beside, tells)
+    return Compound(Verb.EXPIRE, move, beside, left_of)
 
 
 def watch(tx: Tx, numbers: Sequence[int], still: Clause) -> list[Row]:

@@ -13,6 +13,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from nexus.engine import Tx
 from nexus.predicates import status_in
+from nexus.prepared import Prepared
 from nexus.records import leaves
 from nexus.rows import Row
 from nexus.schemas import Claim
@@ -21,7 +22,7 @@ from nexus.states import AttemptOutcome, TaskStatus, Verb
 from nexus.tables import attempts, tasks
 from nexus.values import dump_json
 
-Beside = Callable[[sa.FromClause], Sequence[sa.Insert | sa.Update]]
+Beside = Callable[[sa.FromClause], Sequence[sa.Insert]]
 """From the moved tasks, as they stand after the move, to what is written beside it."""
 
 READ_BESIDE: Final = (
@@ -44,33 +45,34 @@ class Compound:
     ) -> None:
         """`tells`: from the moved tasks to the columns that the caller wants of each; `seq` is put before them.
 
-        `task_id`, `claim_no` and `updated_at` are among them.
+        `task_id`, `claim_no` and `updated_at` are among them. They come as the driver gives them.
         """
         self._verb = verb
-        self._first = move.returning(tasks.c.seq, *tells(tasks))
+        self._first = Prepared(move.returning(tasks.c.seq, *tells(tasks)))
         if beside is None:
-            self._then: Sequence[sa.Insert | sa.Update] = ()
-            self._at_once: sa.Executable = self._first
+            self._then: Sequence[Prepared] = ()
+            self._at_once = self._first
             return
         told = _by_name(tells(tasks))
         plain = [tasks.c[name] for name in READ_BESIDE if name not in told]
         moved = move.returning(*plain, *(tasks.c[name] for name in told)).cte("moved")
-        self._at_once = sa.select(moved.c.seq, *tells(moved)).add_cte(*(one.cte() for one in beside(moved)))
+        at_once = sa.select(moved.c.seq, *tells(moved)).add_cte(*(one.cte() for one in beside(moved)))
+        self._at_once = Prepared(at_once)
         read = sa.select(*(tasks.c[name] for name in READ_BESIDE)).where(among_numbers(tasks.c.seq, "moved"))
-        self._then = beside(read.subquery("moved_tasks"))
+        self._then = [Prepared(one) for one in beside(read.subquery("moved_tasks"))]
 
     def run(self, tx: Tx, parameters: dict[str, Any]) -> Sequence[Row]:
         """Make the move; a row of each task that moved."""
         if tx.connection.dialect.name == "postgresql":
-            told = tx.run(self._at_once, **parameters).all()
+            told = self._at_once.rows(tx, parameters)
             if told:
                 leaves(tx, self._verb, told[0])
             return told
-        rows = tx.run(self._first, **parameters).all()
-        if rows:
+        rows = self._first.rows(tx, parameters)
+        if rows and self._then:
             moved = dump_json([row[0] for row in rows])
             for statement in self._then:
-                tx.run(statement, moved=moved, **parameters)
+                statement.rows(tx, {"moved": moved, **parameters})
         return rows
 
 
@@ -79,9 +81,10 @@ def _by_name(columns: Sequence[sa.ColumnElement[Any]]) -> set[str]:
 
 
 class Shown(sa.sql.functions.FunctionElement[Any]):
-    """The claims that are shown to a verb: `task_id`, `claim_no`, `value`, from the parameter `shown`.
+    """The claims that are shown to a verb, as a table: `task_id`, `claim_no`, `value` (JSON).
 
-    One parameter for a batch of any size: a JSON list of [task id, claim number, JSON value].
+    However many there are, it is the same text. On SQLite one parameter holds all; on PostgreSQL three arrays do: of
+    JSON its planner believes that there is so much of it that the whole table had better be read.
     """
 
     inherit_cache = True
@@ -95,12 +98,25 @@ def shown() -> sa.FromClause:
         sa.Column("claim_no", sa.Integer),
         sa.Column("value", tasks.c.result.type),
     )
-    return Shown(sa.bindparam("shown", type_=sa.Text())).table_valued(*columns, name="shown")
+    kinds: dict[str, Any] = {
+        "shown": sa.Text(),
+        "ids": sa.ARRAY(sa.Text),
+        "numbers": sa.ARRAY(sa.Integer),
+        "values": sa.ARRAY(sa.Text),
+    }
+    binds: Any = (sa.bindparam(f"p_{name}", type_=kind) for name, kind in kinds.items())
+    return Shown(*binds).table_valued(*columns, name="shown")
 
 
-def listed(claims: Sequence[Claim]) -> dict[str, str]:
-    """The parameter for claims that are shown without a value."""
-    return {"shown": dump_json([[claim.task_id, claim.claim_no, None] for claim in claims])}
+def showing(tx: Tx, claims: Sequence[tuple[Claim, Any]]) -> dict[str, Any]:
+    """The parameters of `Shown`: these claims, each with a value."""
+    if tx.connection.dialect.name == "sqlite":
+        return {"p_shown": dump_json([(claim.task_id, claim.claim_no, value) for claim, value in claims])}
+    return {
+        "p_ids": [claim.task_id for claim, _ in claims],
+        "p_numbers": [claim.claim_no for claim, _ in claims],
+        "p_values": [None if value is None else dump_json(value) for _, value in claims],
+    }
 
 
 def done_by(verb: Verb, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
@@ -120,17 +136,19 @@ def done_by(verb: Verb, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
 
 @compiles(Shown, "sqlite")
 def _shown_sqlite(element: Shown, compiler: SQLCompiler, **kw: Any) -> str:
-    batch = compiler.process(element.clauses, **kw)
+    batch = compiler.process(element.clauses.clauses[0], **kw)
     columns = "each.value ->> 0 AS task_id, each.value ->> 1 AS claim_no, nullif(each.value -> 2, 'null') AS value"
     return f"(SELECT {columns} FROM json_each({batch}) AS each)"  # noqa: S608 - the compiler's own text
 
 
 @compiles(Shown, "postgresql")
 def _shown_postgresql(element: Shown, compiler: SQLCompiler, **kw: Any) -> str:
-    batch = compiler.process(element.clauses, **kw)
-    value = "CASE WHEN json_typeof(item -> 2) <> 'null' THEN item -> 2 END AS value"
-    columns = f"item ->> 0 AS task_id, CAST(item ->> 1 AS INTEGER) AS claim_no, {value}"
-    return f"(SELECT {columns} FROM json_array_elements(CAST({batch} AS JSON)) AS item)"  # noqa: S608 - as above
+    ids, numbers, values = (compiler.process(clause, **kw) for clause in element.clauses.clauses[1:])
+    # Selected, so that nobody knows how long they are: else it plans anew each time, for just so many.
+    kinds = ((ids, "text"), (numbers, "integer"), (values, "text"))
+    arrays = f"unnest({', '.join(f'(SELECT CAST({array} AS {kind}[]))' for array, kind in kinds)})"
+    listed = f"{arrays} AS listed(task_id, claim_no, value)"
+    return f"(SELECT task_id, claim_no, CAST(value AS json) AS value FROM {listed})"  # noqa: S608 - as above
 
 
 class _Chosen(Question):

@@ -15,7 +15,7 @@ from nexus.schemas import Claim
 from nexus.sql import later, now
 from nexus.states import HELD, AttemptOutcome, TaskStatus, Verb
 from nexus.tables import tasks
-from nexus.transitions.compound import Compound, done_by, listed, shown
+from nexus.transitions.compound import Compound, done_by, showing, shown
 from nexus.transitions.core import (
     FREE,
     WAITING,
@@ -27,7 +27,6 @@ from nexus.transitions.core import (
     leave_traces,
     moved,
 )
-from nexus.values import dump_json
 
 
 @cache
@@ -72,7 +71,7 @@ def _complete(*, whole: bool, alone: bool) -> Compound:
     if alone:
         move = move.where(~tasks.c.awaited, tasks.c.overdue_id.is_(None))
 
-    def beside(moved: sa.FromClause) -> list[sa.Insert | sa.Update]:
+    def beside(moved: sa.FromClause) -> list[sa.Insert]:
         return [records.tried(moved, AttemptOutcome.COMPLETED, result=moved.c.result)]
 
     return Compound(Verb.COMPLETE, move, beside, lambda moved: _told(moved, whole=whole))
@@ -89,7 +88,10 @@ def _told(moved: sa.FromClause, *, whole: bool) -> list[sa.ColumnElement[Any]]:
 
 def completed(tx: Tx, claims: Sequence[Claim], *, whole: bool) -> dict[str, Row]:
     """As `complete` says it, of those that are completed under these claims: by somebody whose answer was lost."""
-    rows = tx.plain(done_by(Verb.COMPLETE, tasks.c.seq, *_told(tasks, whole=whole)), listed(claims))
+    rows = tx.plain(
+        done_by(Verb.COMPLETE, tasks.c.seq, *_told(tasks, whole=whole)),
+        showing(tx, [(claim, None) for claim in claims]),
+    )
     return {row[TASK]: row for row in rows}
 
 
@@ -102,8 +104,7 @@ def complete(
     `alone`: nothing else is written in this transaction, so only what leaves nothing else to write is completed
     (no task that another waits for, none past its deadline).
     """
-    parameters = {"shown": dump_json([[claim.task_id, claim.claim_no, result] for claim, result in results])}
-    rows = _complete(whole=whole, alone=alone).run(tx, parameters)
+    rows = _complete(whole=whole, alone=alone).run(tx, showing(tx, results))
     if not alone and (more := [row for row in rows if row[OVERDUE] or row[AWAITED]]):
         _follow(tx, [row for row in more if row.status == TaskStatus.COMPLETED], results)
     return {row[TASK]: row for row in rows}

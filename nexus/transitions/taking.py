@@ -9,12 +9,12 @@ import sqlalchemy as sa
 
 from nexus.engine import Tx
 from nexus.predicates import Claimant, is_claimable_by, is_held, wanted
-from nexus.rows import FIELDS, Row, fields_of
+from nexus.rows import FIELDS, Row, as_kept, fields_of
 from nexus.schemas import Claim
 from nexus.sql import later, now, seconds_between
 from nexus.states import TaskStatus, Verb
 from nexus.tables import agents, tasks
-from nexus.transitions.compound import Compound, chosen, done_by, listed, shown
+from nexus.transitions.compound import Compound, chosen, done_by, showing, shown
 from nexus.transitions.core import close_over, fenced_many, guarded
 from nexus.values import dump_json
 
@@ -155,7 +155,8 @@ def claim(
     return _in_turn(rows)
 
 
-_BEGUN: Final = ("task_id", "claim_no", "attempt_count", "started_at", "updated_at")
+def _begun_of(moved: sa.FromClause) -> list[sa.ColumnElement[Any]]:
+    return [as_kept(moved.c[name]) for name in ("task_id", "claim_no", "attempt_count", "started_at", "updated_at")]
 
 
 @lru_cache(maxsize=1)
@@ -165,7 +166,7 @@ def _start() -> Compound:
         lease_expires_at=later(now(), tasks.c.lease_seconds),
         **_begun(tasks.c.attempt_count),
     )
-    return Compound(Verb.START, move, None, lambda moved: [moved.c[name] for name in _BEGUN])
+    return Compound(Verb.START, move, None, _begun_of)
 
 
 def start(tx: Tx, claims: Sequence[Claim], run_ref: Any) -> dict[str, Row]:
@@ -173,10 +174,14 @@ def start(tx: Tx, claims: Sequence[Claim], run_ref: Any) -> dict[str, Row]:
 
     Nothing else is ever left behind: a claim ended the waiting period, and a start ends no task.
     """
-    return {row.task_id: row for row in _start().run(tx, {**listed(claims), "p_run_ref": run_ref})}
+    return {row.task_id: row for row in _start().run(tx, {**_shown(tx, claims), "p_run_ref": run_ref})}
+
+
+def _shown(tx: Tx, claims: Sequence[Claim]) -> dict[str, Any]:
+    return showing(tx, [(claim, None) for claim in claims])
 
 
 def begun(tx: Tx, claims: Sequence[Claim]) -> dict[str, Row]:
     """As `start` says it, of those that have begun under these claims: by somebody whose answer was lost."""
-    columns = (tasks.c.seq, *(tasks.c[name] for name in _BEGUN))
-    return {row.task_id: row for row in tx.plain(done_by(Verb.START, *columns), listed(claims))}
+    there = done_by(Verb.START, tasks.c.seq, *_begun_of(tasks))
+    return {row.task_id: row for row in tx.plain(there, _shown(tx, claims))}

@@ -12,9 +12,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from nexus import NexusSettings, TaskNexus, schema
-from nexus.engine import Database, parse_url
+from nexus.engine import Database
 from nexus.errors import DatabaseUnavailable, NexusError, NotANexusDatabase, SchemaOutdated, SchemaTooNew
 from nexus.tables import SCHEMA_VERSION_TABLE, Base
+from nexus.urls import parse_url
 
 SETTINGS = NexusSettings(database_retry_seconds=0)
 
