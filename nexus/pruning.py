@@ -53,7 +53,7 @@ def marks(tx: Tx, retention: Retention, present: datetime) -> dict[TaskStatus, M
 
 def _surplus(tx: Tx, status: TaskStatus, keep: int) -> Mark | None:
     """Behind the newest task that is one too many."""
-    row = tx.plain(_ended(status).offset(keep).limit(1)).one_or_none()
+    row = tx.plain(_ended(status, tasks.c.seq, tasks.c.updated_at).offset(keep).limit(1)).one_or_none()
     return None if row is None else (row.updated_at, row.seq + 1)
 
 
@@ -68,10 +68,10 @@ def _is_before() -> Clause:
     return sa.tuple_(tasks.c.updated_at, tasks.c.seq) < mark
 
 
-def _ended(status: TaskStatus) -> sa.Select[Any]:
+def _ended(status: TaskStatus, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
     """Tasks that ended so, newest first."""
     order = (tasks.c.updated_at.desc(), tasks.c.seq.desc())
-    return sa.select(tasks.c.seq, tasks.c.task_id, tasks.c.updated_at).where(_is_ended(status)).order_by(*order)
+    return sa.select(*columns).where(_is_ended(status)).order_by(*order)
 
 
 def count(tx: Tx, ahead: dict[TaskStatus, Mark]) -> int:
@@ -113,7 +113,8 @@ def foresee(tx: Tx, status: TaskStatus, below: Mark, limit: int, gone: AbstractS
 
 
 def _candidates(status: TaskStatus) -> sa.Select[Any]:
-    return _ended(status).where(_is_before()).limit(sa.bindparam("size", type_=sa.Integer()))
+    columns = (tasks.c.seq, tasks.c.task_id, tasks.c.updated_at)
+    return _ended(status, *columns).where(_is_before()).limit(sa.bindparam("size", type_=sa.Integer()))
 
 
 def _look(tx: Tx, statement: sa.Select[Any], below: Mark, limit: int) -> list[Row]:

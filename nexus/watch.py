@@ -35,15 +35,19 @@ _NOT_ENDED: Clause = tasks.c.status.not_in(
 """In the words of the partial indexes, by which both databases find them."""
 
 
-def _numbers(tx: Tx, *clauses: Clause, order: sa.ColumnElement[Any], limit: int) -> list[int]:
+_AS_HELD = (tasks.c.claimed_by, tasks.c.lease_expires_at)
+"""The order of the index of what is held: any will do, and this one need not be sorted."""
+
+
+def _numbers(tx: Tx, *clauses: Clause, order: Sequence[sa.ColumnElement[Any]], limit: int) -> list[int]:
     """The `seq` of tasks, locked until the transaction ends; what another sweep works on right now is left to it."""
-    statement = sa.select(tasks.c.seq).where(*clauses).order_by(order).limit(limit).with_for_update(skip_locked=True)
+    statement = sa.select(tasks.c.seq).where(*clauses).order_by(*order).limit(limit).with_for_update(skip_locked=True)
     return list(tx.run(statement).scalars())
 
 
 def expired(tx: Tx, limit: int) -> list[int]:
     """Held under a lease that is over."""
-    return _numbers(tx, is_expired(), order=tasks.c.lease_expires_at, limit=limit)
+    return _numbers(tx, is_expired(), order=_AS_HELD, limit=limit)
 
 
 def hung(tx: Tx, limit: int) -> list[int]:
@@ -54,7 +58,7 @@ def hung(tx: Tx, limit: int) -> list[int]:
     allowed = tasks.c.timeout_seconds + sa.func.coalesce(tasks.c.lease_seconds, 0.0)
     overtime = sa.and_(tasks.c.timeout_seconds.is_not(None), later(tasks.c.started_at, allowed) <= now())
     clauses = (is_held(), status_in({TaskStatus.IN_PROGRESS}), overtime)
-    return _numbers(tx, *clauses, order=tasks.c.lease_expires_at, limit=limit)
+    return _numbers(tx, *clauses, order=_AS_HELD, limit=limit)
 
 
 def still_waits_too_long(config: TaskMonitoringConfig, learnt: Mapping[str, float]) -> Clause:
@@ -67,7 +71,7 @@ def unwatched(tx: Tx, config: TaskMonitoringConfig, learnt: Mapping[str, float],
     own = [policy.pending_timeout_seconds for policy in config.policies if policy.pending_timeout_seconds]
     shortest = min([config.pending_timeout_seconds, *own, *learnt.values()])
     recent = tasks.c.available_at <= later(now(), sa.literal(-shortest, sa.Double()))
-    return _numbers(tx, recent, still_waits_too_long(config, learnt), order=tasks.c.available_at, limit=limit)
+    return _numbers(tx, recent, still_waits_too_long(config, learnt), order=[tasks.c.available_at], limit=limit)
 
 
 def steps_due(tx: Tx, limit: int) -> list[int]:
@@ -86,7 +90,7 @@ def steps_due(tx: Tx, limit: int) -> list[int]:
 def past_deadline(tx: Tx, limit: int) -> list[int]:
     """Open, and past a deadline that was not noticed yet."""
     clauses = (tasks.c.deadline <= now(), tasks.c.deadline.is_not(None), tasks.c.overdue_id.is_(None), _NOT_ENDED)
-    return _numbers(tx, *clauses, order=tasks.c.deadline, limit=limit)
+    return _numbers(tx, *clauses, order=[tasks.c.deadline], limit=limit)
 
 
 def pointless(tx: Tx, limit: int) -> list[Row]:

@@ -36,8 +36,8 @@ LEFT = tuple(
 
 
 def left_of(moved: sa.FromClause) -> list[sa.ColumnElement[Any]]:
-    """The same of moved tasks in a statement."""
-    return [moved.c[column.name] for column in LEFT]
+    """The same of moved tasks in a statement, which tells their `seq` anyway."""
+    return [moved.c[column.name] for column in LEFT if column.name != "seq"]
 
 
 FREE = {"lease_expires_at": None, "lease_seconds": None}

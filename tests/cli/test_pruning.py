@@ -39,7 +39,7 @@ def ended(board: TaskNexus) -> TaskNexus:
 def test_by_age(done: Callable[..., Said], ended: TaskNexus) -> None:
     assert done("prune", "--older-than", "41d").line == "Deleted no tasks."
     said = done("prune", "--older-than", "30d")
-    assert said.line == "Deleted 1 completed, 3 cancelled (1 attempts, 10 rows of history)."
+    assert said.line == "Deleted 1 completed, 3 cancelled (1 attempts, 3 rows of history)."
     assert said.out == ""
     assert ended.stats() == {"failed": 1}, "dead letters go only where they are named"
     assert "1 failed" in done("prune", "--older-than", "30d", "--status", "failed").line

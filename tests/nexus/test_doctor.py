@@ -23,7 +23,6 @@ def spoil(nexus: TaskNexus) -> Callable[[str], None]:
         with database.engine.begin() as connection:
             if database.is_sqlite:
                 connection.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
-                connection.exec_driver_sql("DROP INDEX IF EXISTS ix_nexus_attempts_open")
             else:
                 connection.exec_driver_sql("SET CONSTRAINTS ALL DEFERRED")
             connection.exec_driver_sql(statement)
@@ -38,7 +37,6 @@ def spoil(nexus: TaskNexus) -> Callable[[str], None]:
                     ).scalar_one()
                     unbound[table].append((name, definition))
                     connection.exec_driver_sql(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
-            connection.exec_driver_sql("DROP INDEX ix_nexus_attempts_open")
     yield run
     if not database.is_sqlite:
         with database.engine.begin() as connection:
@@ -46,9 +44,6 @@ def spoil(nexus: TaskNexus) -> Callable[[str], None]:
             for table, constraints in unbound.items():
                 for name, definition in constraints:
                     connection.exec_driver_sql(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}")
-            connection.exec_driver_sql(
-                "CREATE UNIQUE INDEX ix_nexus_attempts_open ON nexus_attempts (task_id) WHERE outcome = 'running'"
-            )
 
 
 @pytest.fixture
@@ -84,17 +79,15 @@ def test_a_board_in_good_order(busy: TaskNexus) -> None:
 
 BROKEN = {
     "lease": "UPDATE nexus_tasks SET lease_expires_at = NULL WHERE task_id = 'claimed'",
-    "open_attempts": "INSERT INTO nexus_attempts (task_id, number, claim_no, agent_id, outcome, started_at) "
-    "SELECT task_id, 9, claim_no, agent_id, outcome, started_at FROM nexus_attempts WHERE task_id = 'working'",
-    "attempt": "DELETE FROM nexus_attempts WHERE task_id = 'working'",
-    "attempt_left_open": "UPDATE nexus_attempts SET outcome = 'running' WHERE task_id = 'done'",
+    "attempt": "UPDATE nexus_tasks SET started_at = NULL WHERE task_id = 'working'",
+    "open_attempt": "UPDATE nexus_attempts SET outcome = 'running' WHERE task_id = 'done'",
     "completed": "UPDATE nexus_attempts SET outcome = 'failed' WHERE task_id = 'done'",
     "waiting": "UPDATE nexus_tasks SET pending_since = NULL WHERE task_id = 'stalled'",
     "dependencies": "UPDATE nexus_tasks SET unmet_dependencies = 0 WHERE task_id = 'waits'",
     "stall": "UPDATE nexus_stalls SET closed_at = opened_at WHERE task_id = 'stalled'",
     "stall_left_open": "UPDATE nexus_tasks SET stall_id = NULL WHERE task_id = 'stalled'",
     "escalation": "UPDATE nexus_stalls SET closed_at = opened_at WHERE task_id = 'stalled'",
-    "history": "UPDATE nexus_history SET from_status = 'completed' WHERE task_id = 'done' AND verb = 'claim'",
+    "history": "UPDATE nexus_history SET from_status = 'completed' WHERE task_id = 'failed' AND verb = 'fail'",
 }
 ON_SQLITE = {
     "times": "UPDATE nexus_tasks SET available_at = 'yesterday' WHERE task_id = 'stalled'",

@@ -263,7 +263,7 @@ class TestAllThatBelongsToIt:
         clock.advance(9 * DAY)
         foreseen = nexus.prune(after(7), dry_run=True)
         tried = len(nexus.attempts("T1")) + len(nexus.attempts("T2"))
-        moved = len(nexus.history("T1")) + len(nexus.history("T2"))
+        moved = 1  # that its lease ended; all else is read from the tasks and their attempts
         report = nexus.prune(after(7))
         assert (report.completed, report.attempts, report.history, report.stalls) == (2, tried, moved, 1)
         assert foreseen.model_copy(update={"dry_run": False}) == report
@@ -373,7 +373,7 @@ class TestBatches:
         self.ended(nexus, clock, 10)
         before = everything()
         report = nexus.prune(after(7, batch_size=3, max_per_run=8), dry_run=True)
-        assert (report.dry_run, report.cancelled, report.history, report.more) == (True, 8, 16, True)
+        assert (report.dry_run, report.cancelled, report.history, report.more) == (True, 8, 8, True)
         assert everything() == before
 
 
@@ -475,10 +475,11 @@ class TestIndexes:
         for statement, plan in plans.items():
             about = f"{statement}\n{plan}"
             assert "Seq Scan" not in plan, about
-            assert "SCAN nexus_" not in plan.replace("USING", "") or "USING COVERING INDEX" in plan, about
+            # In the order of an index, up to a limit.
+            assert not any("SCAN nexus_" in line and " USING " not in line for line in plan.splitlines()), about
         looks = [plan for statement, plan in plans.items() if statement.startswith("SELECT nexus_tasks.seq")]
         assert looks
-        assert all("ix_nexus_tasks_ended" in plan for plan in looks)
+        assert all("ix_nexus_tasks_completed" in plan or "ix_nexus_tasks_given_up" in plan for plan in looks)
         assert not any("TEMP B-TREE" in plan or "Sort" in plan for plan in looks), looks
 
     @staticmethod
@@ -493,9 +494,13 @@ class TestIndexes:
 
     def test_the_present_of_the_board_is_not_in_it(self, nexus: TaskNexus) -> None:
         """What is claimed, started, put back, costs that index nothing: it holds what is over."""
-        index = next(one for one in tasks.indexes if one.name == "ix_nexus_tasks_ended")
         dialect = "sqlite" if nexus._database.is_sqlite else "postgresql"
-        assert "status IN" in str(index.dialect_options[dialect]["where"])
+        over = {
+            index.name: str(index.dialect_options[dialect]["where"])
+            for index in tasks.indexes
+            if index.name in ("ix_nexus_tasks_completed", "ix_nexus_tasks_given_up")
+        }
+        assert [*over.values()] == ["status = 'completed'", "status IN ('cancelled', 'failed')"]
 
 
 class TestTheFile:
@@ -559,7 +564,7 @@ def test_autovacuum_keeps_up_with_what_moves(postgres_url: str, open_board: Any)
     assert {name: "autovacuum_vacuum_scale_factor" in options for name, options in said.items()} == dict.fromkeys(
         ("nexus_tasks", "nexus_attempts", "nexus_history"), True
     )
-    assert "fillfactor=85" in said["nexus_attempts"]
+    assert "fillfactor" not in said["nexus_attempts"], "what is written once needs no room to grow"
 
 
 @hypothesis_settings(max_examples=40)

@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 from nexus import Claim, TaskMonitoringConfig, TaskNexus, TaskStatus
 from nexus.errors import ClaimLost, IllegalTransition, NexusError, NotClaimable
 from nexus.states import HELD, TERMINAL, TRANSITIONS, Verb
-from nexus.tables import attempts, dependencies, history, tasks
+from nexus.tables import dependencies, tasks
 
 START = datetime(2030, 6, 1, 12, 0, tzinfo=UTC)
 TIMEOUT = 3600.0
@@ -485,12 +485,11 @@ class LifeOnTheBoard(RuleBasedStateMachine):
     def the_promises_hold(self) -> None:
         with self.nexus._database.engine.connect() as connection:
             rows = {row.task_id: row for row in connection.execute(sa.select(tasks))}
-            tries = list(connection.execute(sa.select(attempts).order_by(attempts.c.number)))
-            moves = list(connection.execute(sa.select(history).order_by(history.c.seq)))
             edges = list(connection.execute(sa.select(dependencies)))
         assert len(rows) == len(self.known), "nothing accepted is lost"
         for task_id, row in rows.items():
-            running = [one for one in tries if one.task_id == task_id and one.outcome == "running"]
+            mine = self.nexus.attempts(task_id)
+            running = [one for one in mine if one.outcome == "running"]
             held = row.status in ("claimed", "in_progress")
             assert len(running) == (row.status == "in_progress"), "in progress is one running attempt"
             assert all(one.claim_no == row.claim_no for one in running), "under the live claim"
@@ -502,13 +501,12 @@ class LifeOnTheBoard(RuleBasedStateMachine):
             assert sorted(waits_for) == sorted(row.depends_on)
             unmet = sum(rows[name].status != "completed" for name in waits_for)
             assert row.unmet_dependencies == unmet
-            mine = [one for one in tries if one.task_id == task_id]
             assert [one.number for one in mine] == list(range(1, row.attempt_count + 1))
             assert [one.outcome for one in mine] == self.known[task_id].tries
             if row.status == "completed":
                 [winner] = [one for one in mine if one.claim_no == row.claim_no]
                 assert (winner.outcome, winner.result) == ("completed", row.result)
-            self.is_a_legal_path([one for one in moves if one.task_id == task_id], row)
+            self.is_a_legal_path(self.nexus.history(task_id), row)
 
     def is_a_legal_path(self, moves: list[Any], row: Any) -> None:
         assert [one.verb for one in moves].index("add") == 0
