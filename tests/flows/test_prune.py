@@ -49,7 +49,7 @@ async def test_what_is_old_goes(nexus: TaskNexus, ended: list[str]) -> None:
     page = (await artifact_of(state, "nexus-prune")).data
     assert "| cancelled | 2 | 30 days, the newest 1,000 |" in page
     assert "| failed | 0 | for ever |" in page
-    assert "| rows of history | 4 | |" in page
+    assert "| rows of history | 2 | |" in page
     assert "1 more stay" in page
 
 

@@ -500,7 +500,10 @@ class TestIndexes:
             for index in tasks.indexes
             if index.name in ("ix_nexus_tasks_completed", "ix_nexus_tasks_given_up")
         }
-        assert [*over.values()] == ["status = 'completed'", "status IN ('cancelled', 'failed')"]
+        assert over == {
+            "ix_nexus_tasks_completed": "status = 'completed'",
+            "ix_nexus_tasks_given_up": "status IN ('cancelled', 'failed')",
+        }
 
 
 class TestTheFile:

@@ -146,14 +146,44 @@ def test_every_write_is_cut_off_and_nothing_is_lost_or_done_twice(
     assert nexus.doctor() == []
 
 
-def test_a_claim_whose_answer_was_lost_is_held_by_who_asked(nexus: TaskNexus, wire: Wire) -> None:
+AT_ONCE = ["answer", "commit", "in time", "late"]
+"""What becomes of a statement that is a transaction in itself."""
+
+
+@pytest.mark.parametrize("how", AT_ONCE)
+@pytest.mark.parametrize("known", [False, True], ids=["the first time", "an agent that is known"])
+def test_a_claim_whose_answer_was_lost_is_held_by_who_asked(
+    nexus: TaskNexus, wire: Wire, how: str, known: bool
+) -> None:
+    if known:
+        nexus.add_task({"priority": 0})
+        nexus.complete(nexus.claim("Ada", start=True)[0])
     nexus.add_tasks({} for _ in range(10))
-    wire.lose("answer")
+    wire.lose(how, of=b"" if known else b"COMMIT")
     claims = nexus.claim("Ada", 4)
-    assert len(claims) == 4
-    assert nexus.stats() == {"claimed": 4, "pending": 6}
+    assert wire.cuts == 1
+    assert len({claim.task_id for claim in claims}) == 4
+    assert nexus.stats()["claimed"] == 4
     for claim in claims:
-        nexus.start(claim)
+        assert nexus.start(claim).number == 1, "claimed once"
+    assert nexus.doctor() == []
+
+
+@pytest.mark.parametrize("how", AT_ONCE)
+def test_starts_and_completions_whose_answers_were_lost_are_done_once(nexus: TaskNexus, wire: Wire, how: str) -> None:
+    nexus.add_tasks([{"task_id": f"T{number}"} for number in range(4)] + [{"depends_on": ["T0"]}])
+    claims = nexus.claim("Ada", 4)
+    wire.lose(how, of=b"")
+    assert [attempt.number for attempt in nexus.start_many(claims, {"flow_run": 1})] == [1] * 4
+    wire.lose(how, of=b"")
+    assert nexus.complete_many([(claim, {"by": claim.task_id}) for claim in claims]) == ["completed"] * 4
+    assert wire.cuts == 2
+    for claim in claims:
+        [attempt] = nexus.attempts(claim.task_id)
+        assert (attempt.outcome, attempt.result) == ("completed", {"by": claim.task_id})
+        assert [event.verb for event in nexus.history(claim.task_id)] == ["add", "claim", "start", "complete"]
+    assert len(nexus.claim("Ada", 4)) == 1, "who waited is free"
+    assert nexus.doctor() == []
 
 
 def test_a_commit_that_comes_too_late_finds_its_session_gone(nexus: TaskNexus, wire: Wire) -> None:
@@ -182,7 +212,8 @@ def test_where_nobody_can_tell_the_error_says_so(wire: Wire, postgres_url: str) 
 def test_nobody_is_held_up_by_the_locks_of_a_session_that_was_cut_off(nexus: TaskNexus, wire: Wire) -> None:
     nexus.add_task({"task_id": "T1"})
     claim: Claim = nexus.claim_task("T1", "Ada")
-    wire.lose("late")
+    wire.lose("late", of=b"")
     began = time.monotonic()
     assert nexus.start(claim).number == 1
+    assert wire.cuts == 1
     assert time.monotonic() - began < 0.3

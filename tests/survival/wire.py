@@ -7,7 +7,8 @@
 - `"in time"`: both ends are cut as soon as the COMMIT is passed on;
 - `"late"`: the nexus is cut off, and the COMMIT reaches the server when nobody expects it any more.
 
-`lose("work", after)` cuts both ends in the middle of the work, when so many more messages have been passed on.
+`lose(how, of=b"")` does that to the next message, whatever it is: a statement that is a transaction in itself has no
+COMMIT. `lose("work", after)` cuts both ends in the middle of the work, when so many more messages have been passed on.
 `starts_for(seconds)` answers new connections for so long as a server does that is about to start.
 """
 
@@ -31,6 +32,7 @@ class Wire:
         self._server = _address(url)
         self._how: str | None = None
         self._after = 0
+        self._of = b"COMMIT"
         self._once = threading.Lock()
         self._starting_until = 0.0
         self.cuts = 0
@@ -40,10 +42,10 @@ class Wire:
         self.url = url._replace(host="127.0.0.1", port=port, query=sa.util.immutabledict()).render_as_string(False)
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def lose(self, how: str, after: int = 0) -> None:
-        """Lose the next COMMIT, or the connection before it."""
+    def lose(self, how: str, after: int = 0, of: bytes = b"COMMIT") -> None:
+        """Lose the next COMMIT (or what else holds these bytes), or the connection before it."""
         assert how in HOWS
-        self._how, self._after = how, after
+        self._after, self._of, self._how = after, of, how
 
     def starts_for(self, seconds: float) -> None:
         """Be a server that is starting up."""
@@ -99,7 +101,7 @@ class Wire:
             if self._how == "work" and self._after:
                 self._after -= 1
                 return None
-            if self._how != "work" and b"COMMIT" not in data:
+            if self._how is None or (self._how != "work" and self._of not in data):
                 return None
             how, self._how = self._how, None
             return how
