@@ -211,13 +211,13 @@ class _Import:
             transitions.settle_dependants(self.tx, transitions.withdraw(self.tx, over, self.actor, "was redefined"))
 
     def _definition(self, task: BoardTask) -> dict[str, Any]:
-        row = intake.row_of(task.new, task.task_id, self.present, self.settings.retry)
-        return {name: row[name] for name in _DEFINITION}
+        row = intake.draft(task.new, self.settings.retry)
+        return {name: _listed(row[name]) for name in _DEFINITION}
 
     def _row(self, task: BoardTask) -> dict[str, Any]:
         """The row of a task with a past. What the table's CHECKs ask for is seen to here, whatever the board says."""
         state, status = task.state, task.status
-        row = intake.row_of(task.new, task.task_id, self.present, self.settings.retry)
+        row = intake.row_of(intake.draft(task.new, self.settings.retry), task.task_id, self.present)
         pending_since = state.pending_since if task.exact and state.pending_since else self.present
         held = status in HELD
         lease = state.lease_expires_at if task.exact else None
@@ -302,5 +302,10 @@ def _check_attempts(task: BoardTask) -> None:
 
 
 def _same_definition(task: BoardTask, row: Row, settings: NexusSettings) -> bool:
-    wanted = intake.row_of(task.new, task.task_id, row.created_at, settings.retry)
-    return all(wanted[name] == getattr(row, name) for name in _DEFINITION)
+    wanted = intake.draft(task.new, settings.retry)
+    return all(_listed(wanted[name]) == getattr(row, name) for name in _DEFINITION)
+
+
+def _listed(value: Any) -> Any:
+    """As it comes back: JSON knows no tuples."""
+    return list(value) if isinstance(value, tuple) else value

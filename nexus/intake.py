@@ -3,8 +3,9 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -13,9 +14,9 @@ from nexus.engine import Again, Tx
 from nexus.errors import DependencyCycle, InvalidTask, TaskExists, short
 from nexus.schemas import NewTask, RetryPolicy
 from nexus.states import TaskStatus
-from nexus.values import json_size, new_id
+from nexus.values import is_small, json_size, new_ids
 
-BATCH = 1000
+BATCH = 2000
 """Rows per INSERT."""
 
 MOST_FAULTS = 20
@@ -27,17 +28,17 @@ def parse(task: NewTask | Mapping[str, Any], max_bytes: int) -> NewTask:
     if isinstance(task, NewTask):
         new = task
     elif isinstance(task, Mapping):
-        name = _named(task.get("task_id"))
         try:
             new = NewTask.model_validate(dict(task))
         except ValidationError as error:
-            raise InvalidTask(f"{name}: {faults(error)}") from None
+            raise InvalidTask(f"{_named(task.get('task_id'))}: {faults(error)}") from None
         except RecursionError:
-            raise InvalidTask(f"{name}: is nested too deep; flatten it") from None
+            raise InvalidTask(f"{_named(task.get('task_id'))}: is nested too deep; flatten it") from None
     else:
         raise InvalidTask(f"a task is a NewTask or a mapping, not {type(task).__name__}")
     for name in ("payload", "extra"):
-        check_size(f"{_named(new.task_id)}: {name}", getattr(new, name), max_bytes)
+        if (value := getattr(new, name)) and not is_small(value, max_bytes):
+            check_size(f"{_named(new.task_id)}: {name}", value, max_bytes)
     return new
 
 
@@ -74,84 +75,110 @@ def check_size(what: str, value: Any, max_bytes: int) -> None:
         )
 
 
-def row_of(
-    task: NewTask, task_id: str, present: datetime, default_policy: RetryPolicy, added_by: str | None = None
-) -> dict[str, Any]:
-    """The row of a new, pending task. That it was added is read from here (`nexus.moves`)."""
-    policy = task.retry_policy or default_policy
+FRESH: Final[dict[str, Any]] = {
+    "status": TaskStatus.PENDING.value,
+    "previous_status": None,
+    "claimed_by": None,
+    "claim_no": 0,
+    "lease_expires_at": None,
+    "lease_seconds": None,
+    "holder": None,
+    "claimed_at": None,
+    "started_at": None,
+    "heartbeat_at": None,
+    "note": None,
+    "run_ref": None,
+    "attempt_count": 0,
+    "failure_count": 0,
+    "loss_count": 0,
+    "result": None,
+    "error": None,
+    "reason": None,
+    "import_digest": None,
+    "escalates": None,
+}
+"""Where a new task stands: what nobody has touched yet."""
+
+_NOTHING: Final[dict[str, Any]] = {}
+
+
+Draft = dict[str, Any]
+"""What somebody asks for, as columns of a row: without what is `FRESH`, and without the time at which it came."""
+
+
+def draft(task: NewTask, default_policy: RetryPolicy, added_by: str | None = None) -> Draft:
+    """The draft of a row. That the task was added is read from it as well (`nexus.moves`)."""
     return {
-        "task_id": task_id,
+        "task_id": task.task_id,
         "task_type": task.task_type,
         "description": task.description,
-        "payload": task.payload,
-        "status": TaskStatus.PENDING.value,
-        "previous_status": None,
+        "payload": task.payload or _NOTHING,
         "priority": task.priority,
-        "tags": list(task.tags),
-        "depends_on": list(task.depends_on),
+        "tags": task.tags,
+        "depends_on": task.depends_on,
         "unmet_dependencies": 0,
-        "required_capabilities": list(task.required_capabilities),
+        "required_capabilities": task.required_capabilities,
         "assigned_to": task.assigned_to,
-        "claimed_by": None,
-        "claim_no": 0,
-        "lease_expires_at": None,
-        "lease_seconds": None,
-        "holder": None,
-        "claimed_at": None,
-        "started_at": None,
-        "heartbeat_at": None,
-        "note": None,
-        "run_ref": None,
-        "attempt_count": 0,
-        "failure_count": 0,
-        "loss_count": 0,
-        "retry_policy": json.loads(policy.model_dump_json()),
+        "retry_policy": _kept(task.retry_policy or default_policy),
         "timeout_seconds": task.timeout_seconds,
         "requires_review": task.requires_review,
-        "available_at": max(task.available_at or present, present),
+        "available_at": task.available_at,
         "deadline": task.deadline,
-        "created_at": present,
         "added_by": added_by,
-        "updated_at": present,
-        "pending_since": present,
-        "result": None,
-        "error": None,
-        "reason": None,
         "related_task_id": task.related_task_id,
         "episode_id": task.episode_id,
         "idempotency_key": task.idempotency_key,
-        "extra": task.extra,
-        "import_digest": None,
+        "extra": task.extra or _NOTHING,
         "on_dependency_failure": task.on_dependency_failure,
-        "stall_id": None,
-        "previous_stall_id": None,
-        "overdue_id": None,
-        "escalates": None,
     }
 
 
-def add(tx: Tx, new: Sequence[NewTask], default_policy: RetryPolicy, actor: str | None) -> list[str]:
-    """Add all of `new`, or none; their ids in order, the first task's id where an idempotency key repeats.
+def row_of(drafted: Draft, task_id: str, present: datetime) -> dict[str, Any]:
+    """The row of a new, pending task that comes now."""
+    return {**FRESH, **drafted, **arriving(present), "task_id": task_id, "available_at": _offered(drafted, present)}
+
+
+def arriving(present: datetime) -> dict[str, datetime]:
+    """The moments of tasks that come now."""
+    return dict.fromkeys(("created_at", "updated_at", "pending_since"), present)
+
+
+def _offered(drafted: Draft, present: datetime) -> datetime:
+    asked: datetime | None = drafted["available_at"]
+    return present if asked is None else max(asked, present)
+
+
+@lru_cache(maxsize=256)
+def _kept(policy: RetryPolicy) -> dict[str, Any]:
+    kept: dict[str, Any] = json.loads(policy.model_dump_json())
+    return kept
+
+
+def add(tx: Tx, drafts: Sequence[Draft]) -> list[str]:
+    """Add all of them, or none; their ids in order, the first task's id where an idempotency key repeats.
 
     Raises `TaskExists`, `InvalidTask` (unknown dependency), `DependencyCycle`.
     """
-    known_keys = queries.ids_of_keys(tx, [task.idempotency_key for task in new if task.idempotency_key])
+    keys = [drafted["idempotency_key"] for drafted in drafts if drafted["idempotency_key"]]
+    known_keys = queries.ids_of_keys(tx, keys) if keys else {}
     present = tx.present()
     ids: list[str] = []
-    fresh: dict[str, dict[str, Any]] = {}
-    for task in new:
-        task_id = known_keys.get(task.idempotency_key or "")
+    fresh: dict[str, Draft] = {}
+    made = new_ids()
+    for drafted in drafts:
+        key = drafted["idempotency_key"]
+        task_id = known_keys.get(key) if key else None
         if task_id is None:
-            task_id = task.task_id or new_id()
+            task_id = drafted["task_id"] or next(made)
             if task_id in fresh:
                 raise TaskExists(task_id)
-            fresh[task_id] = row_of(task, task_id, present, default_policy, actor)
-            if task.idempotency_key:
-                known_keys[task.idempotency_key] = task_id
+            fresh[task_id] = {**drafted, "task_id": task_id, "available_at": _offered(drafted, present)}
+            if key:
+                known_keys[key] = task_id
         ids.append(task_id)
     edges = {task_id: row["depends_on"] for task_id, row in fresh.items() if row["depends_on"]}
-    ended = _count_unmet(tx, fresh, edges)
-    _insert(tx, list(fresh.values()))
+    ended = _count_unmet(tx, fresh, edges) if edges else []
+    _insert(tx, list(fresh.values()), FRESH | arriving(present))
     records.add_dependencies(tx, ((task_id, target) for task_id, targets in edges.items() for target in targets))
     if ended:
         transitions.settle_dependants(tx, ended)
@@ -166,7 +193,7 @@ def check_cycle(edges: Mapping[str, Iterable[str]]) -> None:
         raise DependencyCycle(reversed(error.args[1])) from None
 
 
-def _count_unmet(tx: Tx, fresh: dict[str, dict[str, Any]], edges: Mapping[str, Sequence[str]]) -> list[str]:
+def _count_unmet(tx: Tx, fresh: dict[str, Draft], edges: Mapping[str, Sequence[str]]) -> list[str]:
     """Set what each still waits for; the targets that have ended without success."""
     check_cycle(edges)
     outside = {target for targets in edges.values() for target in targets} - fresh.keys()
@@ -182,11 +209,11 @@ def _count_unmet(tx: Tx, fresh: dict[str, dict[str, Any]], edges: Mapping[str, S
     return [target for target, status in status_of.items() if status in (TaskStatus.FAILED, TaskStatus.CANCELLED)]
 
 
-def _insert(tx: Tx, rows: Sequence[dict[str, Any]]) -> None:
+def _insert(tx: Tx, rows: Sequence[Draft], alike: Mapping[str, Any]) -> None:
     for first in range(0, len(rows), BATCH):
         batch = rows[first : first + BATCH]
-        added = records.add_tasks(tx, batch)
-        for row in batch:
+        added = records.add_tasks(tx, batch, alike)
+        for row in batch if len(added) < len(batch) else ():
             if row["task_id"] not in added:
                 there = queries.task_row(tx, row["task_id"])
                 if row["idempotency_key"] and (there is None or there.idempotency_key == row["idempotency_key"]):

@@ -11,7 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from nexus import moves
+from nexus import bulk, moves
 from nexus.commits import row_of
 from nexus.engine import Tx
 from nexus.predicates import EVERY_TYPE
@@ -39,15 +39,19 @@ def ring(tx: Tx) -> None:
         tx.plain(sa.select(sa.func.pg_notify(CHANNEL, "")))
 
 
-def add_tasks(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Insert task rows; the ids of those that were new. Conflicts of id or idempotency key are left out."""
+def add_tasks(tx: Tx, rows: Sequence[Mapping[str, Any]], alike: Mapping[str, Any] | None = None) -> set[str]:
+    """Insert task rows; the ids of those that were new. Conflicts of id or idempotency key are left out.
+
+    `alike`: what they have in common, as far as they do not say otherwise.
+    """
     if not rows:
         return set()
-    statement = _insert_new(tx, tasks).returning(tasks.c.task_id)
-    added = set(tx.plain(statement, list(rows)).scalars())
+    statement, parameters = bulk.insert(tx, tasks, rows, alike)
+    added = set(tx.plain(statement.on_conflict_do_nothing().returning(tasks.c.task_id), parameters).scalars())
     for row in rows:
         if row["task_id"] in added:
-            tx.leaves(row_of(tasks, task_id=row["task_id"], created_at=row["created_at"]))
+            came = {**(alike or {}), **row}["created_at"]
+            tx.leaves(row_of(tasks, task_id=row["task_id"], created_at=came))
             break
     ring(tx)
     return added

@@ -72,10 +72,10 @@ class NewTask(Value):
     @model_validator(mode="before")
     @classmethod
     def _keep_unknown_fields(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
+        if not isinstance(data, dict) or data.keys() <= _FIELDS_OF_A_NEW_TASK:
             return data
-        known = {key: value for key, value in data.items() if key in cls.model_fields}
-        unknown = {key: value for key, value in data.items() if key not in cls.model_fields}
+        known = {key: value for key, value in data.items() if key in _FIELDS_OF_A_NEW_TASK}
+        unknown = {key: value for key, value in data.items() if key not in _FIELDS_OF_A_NEW_TASK}
         status = unknown.pop("status", TaskStatus.PENDING)
         if not (isinstance(status, str) and status == TaskStatus.PENDING):
             raise ValueError(
@@ -89,6 +89,9 @@ class NewTask(Value):
                     raise ValueError(f"extra: {short(key)} is given twice, with different values; leave one out")
             known["extra"] = {**unknown, **(extra or {})}
         return known
+
+
+_FIELDS_OF_A_NEW_TASK: Final = NewTask.model_fields.keys()
 
 
 class Task(Value):

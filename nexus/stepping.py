@@ -13,7 +13,7 @@ from nexus.registration import is_live
 from nexus.rows import Row
 from nexus.schemas import NewTask, RetryPolicy
 from nexus.states import TaskStatus
-from nexus.values import new_id
+from nexus.values import new_ids
 
 ESCALATION_TAGS = ("escalation", "stalled_task")
 
@@ -134,8 +134,9 @@ def escalate(
     present = tx.present()
     itself = Done("log_only", "is an escalation itself: not escalated again")
     done = {row.task_id: itself for row in rows if _asks(row)}
+    made = new_ids()
     requests = [
-        intake.row_of(escalation(row, kind, config), new_id(), present, policy, "sweep")
+        intake.row_of(intake.draft(escalation(row, kind, config), policy, "sweep"), next(made), present)
         | {"escalates": stall_of[row.task_id]}
         for row in rows
         if row.task_id not in done

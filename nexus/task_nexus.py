@@ -37,10 +37,10 @@ class TaskNexus(Looking, Observing, Runs, Claiming, Deciding, Pruning):
 
         Raises `InvalidTask` (nothing is written), `TaskExists`.
         """
-        new = intake.parse(task, self.settings.max_payload_bytes)
+        drafts = self._drafted([task], actor)
 
         def work(tx: Tx) -> Task:
-            [task_id] = intake.add(tx, [new], self.settings.retry, actor)
+            [task_id] = intake.add(tx, drafts)
             return self._task(tx, task_id)
 
         return self._database.write(work)
@@ -50,8 +50,12 @@ class TaskNexus(Looking, Observing, Runs, Claiming, Deciding, Pruning):
 
         Raises `InvalidTask`, `DependencyCycle`, `TaskExists`.
         """
-        new = [intake.parse(task, self.settings.max_payload_bytes) for task in tasks]
-        return self._database.write(lambda tx: intake.add(tx, new, self.settings.retry, actor))
+        drafts = self._drafted(tasks, actor)
+        return self._database.write(lambda tx: intake.add(tx, drafts))
+
+    def _drafted(self, tasks: Iterable[NewTask | Mapping[str, Any]], actor: str | None) -> list[intake.Draft]:
+        limit, policy = self.settings.max_payload_bytes, self.settings.retry
+        return [intake.draft(intake.parse(task, limit), policy, actor) for task in tasks]
 
     def import_board(
         self, board: Board, *, dry_run: bool = False, strict: bool = False, actor: str | None = None

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
+from pydantic_core import PydanticSerializationError, to_json
 
 from nexus.errors import short
 
@@ -26,8 +27,21 @@ _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 
 def new_id() -> str:
     """A ULID in lower case: 48 bits of milliseconds, 80 of chance; sorts by time, so indexes stay dense."""
+    return next(new_ids())
+
+
+def new_ids() -> Iterator[str]:
+    """ULIDs without end that sort in the order in which they are made: the next of one moment is one more.
+
+    (https://github.com/ulid/spec, "Monotonicity".) Whoever makes others at the same moment begins somewhere else, by 80
+    bits of chance.
+    """
     number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
-    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+    while True:
+        head = "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, 9, -5))
+        for last in range(number & 1023, 1024):
+            yield head + _CROCKFORD[last >> 5] + _CROCKFORD[last & 31]
+        number = (number | 1023) + 1
 
 
 def _forbidden_character(text: str) -> str | None:
@@ -55,39 +69,38 @@ def check_id(text: str) -> str:
     return stripped
 
 
-def _parts(value: Any, depth: int = 0) -> Iterator[Any]:
-    if depth > MAX_JSON_DEPTH:
-        raise ValueError(f"is nested deeper than {MAX_JSON_DEPTH} levels; flatten it")
-    yield value
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise ValueError(f"has the key {key!r}, which is not text; JSON keys are text")
-            yield key
-            yield from _parts(inner, depth + 1)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _parts(inner, depth + 1)
-
-
 def check_json(value: Any) -> Any:
     """`value` itself; ValueError, saying what to do, where it is no JSON that both databases can keep.
 
     Refused are NaN and infinities, NUL and lone surrogates, integers beyond reason, nesting beyond
     `MAX_JSON_DEPTH` and anything that is not text, number, truth value, null, list or object.
     """
-    for part in _parts(value):
-        if isinstance(part, str):
-            check_text(part)
-        elif isinstance(part, float):
-            if not math.isfinite(part):
-                raise ValueError(f"holds {part}, which JSON does not know; use null or text instead")
-        elif isinstance(part, int):
-            if part.bit_length() > MAX_INTEGER_BITS:
-                raise ValueError("holds an integer of over 300 digits; keep it as text")
-        elif part is not None and not isinstance(part, dict | list | tuple):
-            raise ValueError(f"holds a {type(part).__name__}, which is not JSON; convert it first")
+    _check_part(value, 0)
     return value
+
+
+def _check_part(value: Any, depth: int) -> None:
+    if depth > MAX_JSON_DEPTH:
+        raise ValueError(f"is nested deeper than {MAX_JSON_DEPTH} levels; flatten it")
+    if isinstance(value, str):
+        check_text(value)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"has the key {key!r}, which is not text; JSON keys are text")
+            check_text(key)
+            _check_part(inner, depth + 1)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_part(inner, depth + 1)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"holds {value}, which JSON does not know; use null or text instead")
+    elif isinstance(value, int):
+        if value.bit_length() > MAX_INTEGER_BITS:
+            raise ValueError("holds an integer of over 300 digits; keep it as text")
+    elif value is not None:
+        raise ValueError(f"holds a {type(value).__name__}, which is not JSON; convert it first")
 
 
 def json_size(value: Any) -> int:
@@ -95,9 +108,27 @@ def json_size(value: Any) -> int:
     return len(dump_json(value).encode())
 
 
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
 def dump_json(value: Any) -> str:
-    """Compact JSON text; ValueError for NaN and infinities."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    """Compact JSON text; ValueError for NaN and infinities, TypeError for what is no JSON."""
+    return _ENCODER.encode(value)
+
+
+def fast_json(value: Any) -> str:
+    """The same, in a tenth of the time, of what is JSON for certain: it was checked, or made here."""
+    text = to_json(value).decode()
+    # A payload is frozen only as far as its task is. What holds such a word may be sound as well.
+    return dump_json(value) if "NaN" in text or "Infinity" in text else text
+
+
+def is_small(value: Any, max_bytes: int) -> bool:
+    """Whether `value` is JSON of at most so many bytes; where it is not, `json_size` tells why."""
+    try:
+        return len(to_json(value)) <= max_bytes
+    except (PydanticSerializationError, RecursionError):
+        return False
 
 
 def canonical_json(value: Any) -> str:

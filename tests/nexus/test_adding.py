@@ -126,7 +126,7 @@ def test_the_same_id_and_key_added_twice_at_once(postgres_url: str, open_board: 
     task = {"task_id": "T1", "idempotency_key": "k1"}
 
     def add_while_the_other_adds(tx: Any) -> Any:
-        first_ids = intake.add(tx, [NewTask(**task)], RetryPolicy(), None)
+        first_ids = intake.add(tx, [intake.draft(NewTask(**task), RetryPolicy())])
         other = pool.submit(second.add_task, task)
         wait_for_somebody_to_wait(tx)
         return first_ids, other

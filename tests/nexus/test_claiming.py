@@ -152,7 +152,7 @@ def test_a_task_that_another_just_made_its_dependency_can_be_claimed(postgres_ur
     adding.add_task({"task_id": "A"})
 
     def add_while_the_other_claims(tx: Any) -> Any:
-        intake.add(tx, [NewTask(depends_on=("A",))], adding.settings.retry, None)
+        intake.add(tx, [intake.draft(NewTask(depends_on=("A",)), adding.settings.retry)])
         claim = pool.submit(claiming.claim_task, "A", "Ada")
         wait([claim], timeout=0.3)
         return claim

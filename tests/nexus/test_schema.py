@@ -331,7 +331,7 @@ class TestFaults:
             from nexus import intake
             from nexus.schemas import NewTask
 
-            intake.add(tx, [NewTask(task_id="T1")], SETTINGS.retry, None)
+            intake.add(tx, [intake.draft(NewTask(task_id="T1"), SETTINGS.retry)])
             raise RuntimeError("the light went out")
 
         with pytest.raises(RuntimeError, match="the light went out"):
