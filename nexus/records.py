@@ -61,7 +61,8 @@ def add_dependencies(tx: Tx, edges: Iterable[tuple[str, str]]) -> None:
     """Insert edges (task, what it waits for), and note on the targets that somebody waits for them."""
     rows = [{"task_id": task_id, "depends_on": target} for task_id, target in edges]
     if rows:
-        tx.plain(_insert_new(tx, dependencies), rows)
+        statement, parameters = bulk.insert(tx, dependencies, rows)
+        tx.plain(statement.on_conflict_do_nothing(), parameters)
         awaited = sa.update(tasks).where(among(tasks.c.task_id, "batch"), ~tasks.c.awaited).values(awaited=sa.true())
         tx.plain(awaited, {"batch": dump_json(sorted({row["depends_on"] for row in rows}))})
 
@@ -165,13 +166,13 @@ def write_events(tx: Tx, events: Sequence[Mapping[str, Any]]) -> None:
     if events:
         shared_by_no_two = ("task_id", "at", "verb", "actor", "claim_no")
         tx.leaves(row_of(history, **{name: events[0][name] for name in shared_by_no_two}))
-        tx.plain(sa.insert(history), list(events))
+        tx.plain(*bulk.insert(tx, history, events))
 
 
 def add_attempts(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert attempt rows as they are."""
     if rows:
-        tx.plain(sa.insert(attempts), list(rows))
+        tx.plain(*bulk.insert(tx, attempts, rows))
 
 
 _TRIED: Final = (
@@ -273,12 +274,10 @@ def open_stalls(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
     One that is there already is opened again: it is the same period, and its steps stay done.
     """
-    build = sqlite.insert if tx.connection.dialect.name == "sqlite" else postgresql.insert
-    new = build(stalls)
-    # No bound value among them: SQLAlchemy would insert row by row.
+    new, parameters = bulk.insert(tx, stalls, rows)
     again = {"closed_at": sa.null(), "closed_by": sa.null(), "next_step_at": new.excluded.next_step_at}
     statement = new.on_conflict_do_update(index_elements=["task_id", "kind", "since"], set_=again)
-    rows_there = tx.plain(statement.returning(stalls.c.task_id, stalls.c.stall_id), list(rows))
+    rows_there = tx.plain(statement.returning(stalls.c.task_id, stalls.c.stall_id), parameters)
     return {row.task_id: row.stall_id for row in rows_there}
 
 
@@ -293,9 +292,10 @@ def take_step(tx: Tx, step: str, at: datetime, details: Mapping[int, str]) -> se
     """Record a step on each stall (id to detail); the ids of those on which it was not done before."""
     if not details:
         return set()
-    statement = _insert_new(tx, stall_steps).returning(stall_steps.c.stall_id)
     rows = [{"stall_id": stall_id, "step": step, "at": at, "detail": detail} for stall_id, detail in details.items()]
-    taken = set(tx.plain(statement, rows).scalars())
+    statement, parameters = bulk.insert(tx, stall_steps, rows)
+    statement = statement.on_conflict_do_nothing().returning(stall_steps.c.stall_id)
+    taken = set(tx.plain(statement, parameters).scalars())
     if taken:
         tx.leaves(row_of(stall_steps, stall_id=min(taken), step=step, at=at))
     return taken

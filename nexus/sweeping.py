@@ -23,7 +23,7 @@ from nexus.ladder import due
 from nexus.monitoring import ACTIONS, DEFAULT_POLICY, TaskMonitoringConfig
 from nexus.reports import SweepItem
 from nexus.retry import decide
-from nexus.rows import Row, to_claim, to_task
+from nexus.rows import Row, made, to_claim, to_task
 from nexus.schemas import Failure, RetryPolicy
 from nexus.states import TaskStatus
 from nexus.stepping import Done, Stepping, escalate
@@ -57,7 +57,8 @@ class Findings:
     def add(self, task_id: str, action: str, detail: str, waiting_seconds: float | None = None) -> None:
         """One deed."""
         self.seen.add(task_id)
-        self.items.append(SweepItem(task_id=task_id, action=action, detail=detail, waiting_seconds=waiting_seconds))
+        what = {"task_id": task_id, "action": action, "detail": detail, "waiting_seconds": waiting_seconds}
+        self.items.append(made(SweepItem, what))
 
     def join(self, other: "Findings") -> None:
         """Add up."""
