@@ -20,7 +20,7 @@ from nexus.schemas import Claim
 from nexus.sql import Question, among_numbers
 from nexus.states import AttemptOutcome, TaskStatus, Verb
 from nexus.tables import attempts, tasks
-from nexus.values import dump_json
+from nexus.values import dump_json, fast_json
 
 Beside = Callable[[sa.FromClause], Sequence[sa.Insert]]
 """From the moved tasks, as they stand after the move, to what is written beside it."""
@@ -111,11 +111,11 @@ def shown() -> sa.FromClause:
 def showing(tx: Tx, claims: Sequence[tuple[Claim, Any]]) -> dict[str, Any]:
     """The parameters of `Shown`: these claims, each with a value."""
     if tx.connection.dialect.name == "sqlite":
-        return {"p_shown": dump_json([(claim.task_id, claim.claim_no, value) for claim, value in claims])}
+        return {"p_shown": fast_json([(claim.task_id, claim.claim_no, value) for claim, value in claims])}
     return {
         "p_ids": [claim.task_id for claim, _ in claims],
         "p_numbers": [claim.claim_no for claim, _ in claims],
-        "p_values": [None if value is None else dump_json(value) for _, value in claims],
+        "p_values": [None if value is None else fast_json(value) for _, value in claims],
     }
 
 
