@@ -115,7 +115,7 @@ def test_there_is_a_run_for_each_or_nothing_begins(nexus: TaskNexus) -> None:
     claims = nexus.claim("Ada", 2)
     with pytest.raises(InvalidTask, match="2 claims and 1 runs"):
         nexus.start_many(claims, run_refs=[None])
-    with pytest.raises(InvalidTask, match="NaN|nan"):
+    with pytest.raises(InvalidTask, match=r"NaN|nan"):
         nexus.start_many(claims, run_refs=[None, {"n": float("nan")}])
     assert nexus.stats() == {"claimed": 2}
 
