@@ -1,51 +1,96 @@
-"""`python -m benchmarks`: measure, and print Markdown tables. `throughput` and `sweep` measure one thing each."""
+"""`python -m benchmarks`: what the nexus costs, beside plain SQL and its peers, as Markdown tables.
+
+Without arguments a short form of all parts but `shift`, in under three minutes; with names of parts those only.
+"""
 
 # ruff: noqa: T201 - printing is what this is for
 
 import argparse
+import dataclasses
 import platform
 import sys
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from benchmarks import databases, sweep, throughput
+from benchmarks import databases, throughput
+from benchmarks.contenders import CONTENDERS
+from benchmarks.parts import BY_DEFAULT, PARTS, Part
+from benchmarks.plan import LONG, SHORT, Run
+from benchmarks.processes import ChildFailed
 
 
-def main() -> None:
-    """The command."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its exit code."""
+    asked = _asked(arguments)
+    told = [
+        f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {platform.machine()}; durable settings."
+    ]
+    print(told[0], "\n")
+    code = 0
+    found: list[Any] = []
+    with ExitStack() as stack:
+        try:
+            run = _run(asked, stack)
+            for name in asked.parts or BY_DEFAULT:
+                part, before = PARTS[name], len(found)
+                try:
+                    found.extend(part.measure(run))
+                finally:
+                    _tell(part, found[before:], told)
+        except KeyboardInterrupt:
+            say("stopped; this is what was measured so far")
+            code = 130
+        except ChildFailed as failed:
+            say(str(failed))
+            code = 1
+    if asked.markdown:
+        asked.markdown.write_text("\n\n".join(told) + "\n", encoding="utf-8")
+    if asked.chart:
+        rounds = [one for one in found if isinstance(one, throughput.Measured)]
+        asked.chart.write_text(throughput.drawn(rounds), encoding="utf-8")
+    return code
+
+
+def _tell(part: Part, measured: Sequence[Any], told: list[str]) -> None:
+    if measured:
+        told.append(f"## {part.TITLE}\n\n{part.report(measured)}")
+        print(told[-1], "\n", flush=True)
+
+
+def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="*", help="throughput, sweep; default: both, in a short form")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; default: all but shift")
+    parser.add_argument("--long", action="store_true", help="larger boards, more rounds, slow peers too")
     parser.add_argument("--database", action="append", choices=databases.NAMES, help="may be repeated; default: both")
-    parser.add_argument("--tasks", type=int, default=5_000, help="per round and contender (long: 20000)")
-    parser.add_argument("--rounds", type=int, default=3, help="the contenders take turns in each")
-    parser.add_argument("--others", type=int, default=20_000, help="tasks that wait, but not too long (long: 1000000)")
-    parser.add_argument("--stalled", type=int, default=2_000, help="that wait too long, and as many expired (10000)")
-    asked = parser.parse_args()
-    if unknown := set(asked.what) - {"throughput", "sweep"}:
-        parser.error(f"nothing here measures {', '.join(unknown)}; there are throughput and sweep")
+    parser.add_argument("--contender", action="append", choices=CONTENDERS, help="of throughput; may be repeated")
+    parser.add_argument("--rounds", type=int, help="the contenders take turns in each")
+    parser.add_argument("--tasks", type=int, help="a round of throughput in batches")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
+    parser.add_argument("--chart", type=Path, metavar="FILE.svg", help="draw the CPU times of throughput")
+    asked = parser.parse_args(arguments)
+    if unknown := [name for name in asked.parts if name not in PARTS]:
+        parser.error(f"nothing here measures {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    return asked
+
+
+def _run(asked: argparse.Namespace, stack: ExitStack) -> Run:
+    sizes = LONG if asked.long else SHORT
+    given = {name: value for name in ("rounds", "tasks") if (value := getattr(asked, name))}
     names = asked.database or list(databases.NAMES)
-    machine = f"Python {platform.python_version()}, {platform.machine()}"
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine}; durable settings.\n")
-    with databases.server() if "postgresql" in names else nullcontext() as postgres:
-        if not asked.what or "throughput" in asked.what:
-            print(throughput.table(_throughput(names, postgres, asked)), "\n", sep="")
-        if not asked.what or "sweep" in asked.what:
-            sizes = sweep.Sizes(asked.stalled, asked.others)
-            passes = [one for name in names for one in sweep.measure(name, postgres, sizes, say)]
-            print(f"One pass of the sweep, {asked.others:,} others.\n\n{sweep.table(passes)}")
+    postgres = stack.enter_context(databases.server()) if "postgresql" in names else None
+    return Run(names, postgres, dataclasses.replace(sizes, **given), _contenders(asked), say)
 
 
-def _throughput(names: list[str], postgres: Any, asked: argparse.Namespace) -> list[throughput.Measured]:
-    found = []
-    for name in names:
-        for workers, batch, number in ((1, 100, asked.tasks), (4, 100, asked.tasks), (1, 1, asked.tasks // 5)):
-            for turn in range(asked.rounds):
-                say(f"{name}: {workers} workers, {batch} at once, round {turn + 1} of {asked.rounds}")
-                for contender in throughput.CONTENDERS:
-                    one = throughput.round_of(name, postgres, contender, workers=workers, batch=batch, number=number)
-                    found.append(one)
-    return found
+def _contenders(asked: argparse.Namespace) -> list[str]:
+    """Those that were asked for, or suit the form, and are installed."""
+    wanted = asked.contender or [name for name, entry in CONTENDERS.items() if asked.long or not entry.slow]
+    missing = {name: CONTENDERS[name].missing() for name in wanted}
+    if lacking := sorted({one for names in missing.values() for one in names}):
+        say(f"left out, as they are not installed: {', '.join(lacking)}; pip install {' '.join(lacking)}")
+    return [name for name in wanted if not missing[name]]
 
 
 def say(text: str) -> None:
@@ -54,4 +99,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""What can be measured, by name."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, cast
+
+from benchmarks import throughput
+from benchmarks.plan import Run
+
+
+class Part(Protocol):
+    """A module that measures one thing."""
+
+    TITLE: str
+
+    def measure(self, run: Run) -> Iterator[Any]:
+        """Measure, and give each figure as soon as it is there: whoever stops it keeps those."""
+
+    def report(self, found: Sequence[Any]) -> str:
+        """Markdown of what was measured, which may be a part of it."""
+
+
+PARTS: dict[str, Part] = {"throughput": cast("Part", throughput)}
+
+BY_DEFAULT = tuple(name for name in PARTS if name != "shift")
+"""A shift needs a Prefect server, whose start alone takes a quarter of a minute."""

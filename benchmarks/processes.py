@@ -1,0 +1,83 @@
+"""Processes of which one thing is asked: each imports only what it measures, and its memory and CPU are its own."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from typing import Any, Final, Self
+
+PATIENCE_SECONDS: Final = 20
+"""How long a process may take to end when there is nothing more to do; then it is killed."""
+
+
+class ChildFailed(Exception):
+    """A process ended instead of answering; the last of what it said is the message."""
+
+
+class Child:
+    """A `benchmarks.child` with one object in it. A context manager: at its end the process ends."""
+
+    def __init__(self, where: str, *arguments: Any) -> None:
+        """`where` is MODULE:CLASS; the class is a context manager, `arguments` and all that it is told are JSON."""
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
+        self._asked = f"{where}{arguments}"
+        self._process = subprocess.Popen(  # noqa: S603 - our own Python, our own arguments
+            [sys.executable, "-m", "benchmarks.child", where, json.dumps(arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            start_new_session=True,  # Ctrl-C is for whoever measures, who then ends it
+        )
+
+    def send(self, method: str, *given: Any) -> None:
+        """Have it begin; `answer` waits for the end."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps([method, *given]) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._failed() from None
+
+    def answer(self) -> Any:
+        """What became of what was sent. Raises `ChildFailed`."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._failed()
+        return json.loads(line)
+
+    def ask(self, method: str, *given: Any) -> Any:
+        """`send` and `answer`."""
+        self.send(method, *given)
+        return self.answer()
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.close()
+            self._process.wait(PATIENCE_SECONDS)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            self._process.kill()
+        except BaseException:
+            self._process.kill()
+            raise
+        finally:
+            self._process.wait()
+            self._process.stdout.close()
+            self._said.close()
+
+    def _failed(self) -> ChildFailed:
+        code = self._process.wait()
+        self._said.seek(0)
+        return ChildFailed(f"{self._asked} ended with {code}:\n{self._said.read()[-4000:]}")
