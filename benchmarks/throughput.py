@@ -23,6 +23,9 @@ NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 WARM_BATCHES = 12
 """Batches of its own with which a worker begins: the drivers prepare what they were asked for five times."""
 
+SLOW_SHARE = 10
+"""Those who are slow get one of so many tasks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -99,8 +102,9 @@ class Crew:
     def warm(self) -> None:
         """Open, and work a little, one after another."""
         self._workers[0].ask("make")
+        number = WARM_BATCHES * self._batch // (SLOW_SHARE if self._entry.slow and self._batch > 1 else 1)
         for worker in self._workers:
-            self._workers[0].ask("fill", WARM_BATCHES * self._batch)
+            self._workers[0].ask("fill", number)
             worker.ask("open")
             worker.ask("work")
 
@@ -108,7 +112,7 @@ class Crew:
         """Fill, let all of them work, and look at the clock and the CPU times."""
         sizes = self._run.sizes
         number = sizes.tasks if self._case.at_once == BATCH else sizes.singles
-        number = number // 10 if self._entry.slow else number
+        number = number // SLOW_SHARE if self._entry.slow else number
         self._workers[0].ask("fill", number)
         databases.settle(self._url)
         before = meter.of_tree(self._server) if self._server else 0.0
