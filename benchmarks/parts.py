@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, cast
 
-from benchmarks import throughput
+from benchmarks import growth, throughput
 from benchmarks.plan import Run
 
 
@@ -19,7 +19,7 @@ class Part(Protocol):
         """Markdown of what was measured, which may be a part of it."""
 
 
-PARTS: dict[str, Part] = {"throughput": cast("Part", throughput)}
+PARTS: dict[str, Part] = {"throughput": cast("Part", throughput), "growth": cast("Part", growth)}
 
 BY_DEFAULT = tuple(name for name in PARTS if name != "shift")
 """A shift needs a Prefect server, whose start alone takes a quarter of a minute."""
