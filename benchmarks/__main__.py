@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import databases, throughput
 from benchmarks.contenders import CONTENDERS
-from benchmarks.parts import BY_DEFAULT, PARTS, Part
+from benchmarks.parts import BY_DEFAULT, PARTS, Part, part
 from benchmarks.plan import LONG, SHORT, Run
 from benchmarks.processes import ChildFailed
 
@@ -35,11 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             run = _run(asked, stack)
             for name in asked.parts or BY_DEFAULT:
-                part, before = PARTS[name], len(found)
+                chosen, before = part(name), len(found)
                 try:
-                    found.extend(part.measure(run))
+                    found.extend(chosen.measure(run))
                 finally:
-                    _tell(part, found[before:], told)
+                    _tell(chosen, found[before:], told)
         except KeyboardInterrupt:
             say("stopped; this is what was measured so far")
             code = 130
@@ -54,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _tell(part: Part, measured: Sequence[Any], told: list[str]) -> None:
+def _tell(chosen: Part, measured: Sequence[Any], told: list[str]) -> None:
     if measured:
-        told.append(f"## {part.TITLE}\n\n{part.report(measured)}")
+        told.append(f"## {chosen.TITLE}\n\n{chosen.report(measured)}")
         print(told[-1], "\n", flush=True)
 
 

@@ -1,9 +1,9 @@
 """What can be measured, by name."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, cast
+from importlib import import_module
+from typing import Any, Final, Protocol, cast
 
-from benchmarks import growth, throughput
 from benchmarks.plan import Run
 
 
@@ -19,7 +19,11 @@ class Part(Protocol):
         """Markdown of what was measured, which may be a part of it."""
 
 
-PARTS: dict[str, Part] = {"throughput": cast("Part", throughput), "growth": cast("Part", growth)}
-
-BY_DEFAULT = tuple(name for name in PARTS if name != "shift")
+PARTS: Final = ("throughput", "growth", "enqueue", "sweep")
+BY_DEFAULT: Final = tuple(name for name in PARTS if name != "shift")
 """A shift needs a Prefect server, whose start alone takes a quarter of a minute."""
+
+
+def part(name: str) -> Part:
+    """The module of that name."""
+    return cast("Part", import_module(f"benchmarks.{name}"))

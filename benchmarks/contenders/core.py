@@ -52,13 +52,13 @@ class Core:
 
     def make(self, url: str) -> None:
         """Two tables and one index."""
-        engine = _engine(url)
+        engine = engine_of(url)
         metadata.create_all(engine)
         engine.dispose()
 
     def fill(self, url: str, number: int) -> None:
         """An INSERT of many rows, in one transaction."""
-        engine = _engine(url)
+        engine = engine_of(url)
         rows = [{"status": "pending", "priority": 20, "payload": '{"n":1}', "claim_no": 0} for _ in range(number)]
         with engine.begin() as connection:
             connection.execute(sa.insert(tasks), rows)
@@ -67,7 +67,7 @@ class Core:
     @contextmanager
     def open(self, url: str, agent_id: str, batch: int) -> Iterator[Work]:
         """One connection."""
-        engine = _engine(url)
+        engine = engine_of(url)
         rounds = _sqlite_round if engine.dialect.name == "sqlite" else _postgresql_round
         with engine.connect() as connection:
 
@@ -81,7 +81,8 @@ class Core:
         engine.dispose()
 
 
-def _engine(url: str) -> sa.Engine:
+def engine_of(url: str) -> sa.Engine:
+    """As durable as the nexus; on PostgreSQL each statement is a transaction."""
     if url.startswith("sqlite"):
         engine = sa.create_engine(url)
 
