@@ -5,6 +5,7 @@ Wall time on a shared machine says more about the neighbours than about the prog
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -24,11 +25,12 @@ def of_tree(pid: int) -> float:
     return total
 
 
-def rested_share(pid: int, seconds: float) -> float:
-    """The CPU share, in percent of one core, that a process and its children take while nothing is asked of them."""
-    began, before = time.monotonic(), of_tree(pid)
+def shares(pids: Sequence[int], seconds: float) -> list[float]:
+    """The CPU, in percent of one core, that each process and its children take in the next `seconds`."""
+    began, before = time.monotonic(), [of_tree(pid) for pid in pids]
     time.sleep(seconds)
-    return 100 * (of_tree(pid) - before) / (time.monotonic() - began)
+    passed = time.monotonic() - began
+    return [100 * (of_tree(pid) - was) / passed for pid, was in zip(pids, before, strict=True)]
 
 
 def _own(pid: int, fields: list[str]) -> float:

@@ -52,8 +52,8 @@ SHORT = Sizes(
     imported=10_000,
     stalled=2_000,
     others=20_000,
-    picked_up=40,
-    idle_seconds=3,
+    picked_up=30,
+    idle_seconds=2,
     shift=200,
 )
 LONG = Sizes(
