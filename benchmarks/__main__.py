@@ -8,6 +8,7 @@ Without arguments a short form of all parts but `shift`, in under three minutes;
 import argparse
 import dataclasses
 import platform
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -25,6 +26,7 @@ from benchmarks.processes import ChildFailed
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code."""
     asked = _asked(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it leaves no servers behind either
     told = [
         f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {platform.machine()}; durable settings."
     ]

@@ -19,7 +19,7 @@ class Part(Protocol):
         """Markdown of what was measured, which may be a part of it."""
 
 
-PARTS: Final = ("throughput", "growth", "enqueue", "sweep", "pickup")
+PARTS: Final = ("throughput", "growth", "enqueue", "sweep", "pickup", "shift")
 BY_DEFAULT: Final = tuple(name for name in PARTS if name != "shift")
 """A shift needs a Prefect server, whose start alone takes a quarter of a minute."""
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from typing import Any, Final, Self
 
 PATIENCE_SECONDS: Final = 20
@@ -18,8 +19,8 @@ class ChildFailed(Exception):
 class Child:
     """A `benchmarks.child` with one object in it. A context manager: at its end the process ends."""
 
-    def __init__(self, where: str, *arguments: Any) -> None:
-        """`where` is MODULE:CLASS; the class is a context manager, `arguments` and all that it is told are JSON."""
+    def __init__(self, where: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> None:
+        """`where` is MODULE:CLASS, a context manager; `arguments` and all that it is told are JSON."""
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._asked = f"{where}{arguments}"
         self._process = subprocess.Popen(  # noqa: S603 - our own Python, our own arguments
@@ -28,7 +29,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._said,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **(environment or {})},
             start_new_session=True,  # Ctrl-C is for whoever measures, who then ends it
         )
 
