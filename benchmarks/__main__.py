@@ -26,7 +26,6 @@ from benchmarks.processes import ChildFailed
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code."""
     asked = _asked(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it leaves no servers behind either
     told = [
         f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {platform.machine()}; durable settings."
     ]
@@ -101,4 +100,5 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which leaves no servers behind
     sys.exit(main())
