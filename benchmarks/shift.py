@@ -8,15 +8,15 @@ A background task's time includes that of putting it off (`delay`); the tasks of
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from benchmarks import databases, markdown, meter
 from benchmarks.plan import Run
-from benchmarks.processes import Child
+from benchmarks.processes import Child, unstoppable
 from deployments.prefect_server import OwnServer, client_environment
 from nexus import NexusSettings
 
@@ -54,10 +54,9 @@ class Measured:
 
 def measure(run: Run) -> Iterator[Measured]:
     """In rounds, one after another."""
-    with (
-        tempfile.TemporaryDirectory(prefix="nexus-bench-", ignore_cleanup_errors=True) as folder,
-        _server(Path(folder), run) as (server, environment),
-    ):
+    with Child("benchmarks.shift:PrefectServer") as prefect:
+        run.say("a Prefect server starts")
+        server, environment = prefect.ask("told")
         for database in run.databases:
             with (
                 databases.fresh(database, run.postgres, "shift") as url,
@@ -87,17 +86,28 @@ def _let_catch_up(server: int) -> None:
         pass
 
 
-@contextmanager
-def _server(folder: Path, run: Run) -> Iterator[tuple[int, dict[str, str]]]:
-    """A Prefect server as `nexus up` starts it: its process, and what others need to find it."""
-    settings = NexusSettings(home=folder)
-    server = OwnServer(settings, any_port=True)
-    server.enter(run.say, lambda: None)
-    try:
-        assert server.process is not None
-        yield server.process.pid, client_environment(settings, server.url)
-    finally:
-        server.leave()
+class PrefectServer:
+    """A Prefect server as `nexus up` starts it; `benchmarks.child` holds it."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        unstoppable()
+        scratch = tempfile.TemporaryDirectory(prefix="nexus-bench-", ignore_cleanup_errors=True)
+        self._settings = NexusSettings(home=Path(self._stack.enter_context(scratch)))
+        self._server = OwnServer(self._settings, any_port=True)
+        self._server.enter(lambda _: None, lambda: None)
+        self._stack.callback(self._server.leave)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def told(self) -> tuple[int, dict[str, str]]:
+        """Its process, and what others need to find it."""
+        assert self._server.process is not None
+        return self._server.process.pid, client_environment(self._settings, self._server.url)
 
 
 def report(found: Sequence[Measured]) -> str:

@@ -157,7 +157,9 @@ def _serve() -> None:
     """What `later.serve()` does, until the process ends."""
 
     async def serve() -> None:
-        await TaskWorker(later, limit=CONCURRENCY).start()
+        # Prefect's decorator makes two things of one method, a coroutine here, which no type can say.
+        starting: Any = TaskWorker(later, limit=CONCURRENCY).start()
+        await starting
 
     asyncio.run(serve())
 

@@ -14,7 +14,7 @@ from typing import Self
 from benchmarks import chart, databases, markdown, meter
 from benchmarks.contenders import BATCH, CONTENDERS, Entry
 from benchmarks.plan import Run
-from benchmarks.processes import Child
+from benchmarks.processes import Child, ChildFailed
 
 TITLE = "Throughput"
 
@@ -88,9 +88,9 @@ class Crew:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._url = stack.enter_context(databases.fresh(self._case.database, self._run.postgres, self._name))
-            self._workers = [
-                stack.enter_context(Child("benchmarks.worker:Worker", self._name, self._url, f"Agent-{n}", self._batch))
+            self.url = stack.enter_context(databases.fresh(self._case.database, self._run.postgres, self._name))
+            self.workers = [
+                stack.enter_context(Child("benchmarks.worker:Worker", self._name, self.url, f"Agent-{n}", self._batch))
                 for n in range(self._case.workers)
             ]
             self._stack = stack.pop_all()
@@ -101,10 +101,10 @@ class Crew:
 
     def warm(self) -> None:
         """Open, and work a little, one after another."""
-        self._workers[0].ask("make")
+        self.workers[0].ask("make")
         number = WARM_BATCHES * self._batch // (SLOW_SHARE if self._entry.slow and self._batch > 1 else 1)
-        for worker in self._workers:
-            self._workers[0].ask("fill", number)
+        for worker in self.workers:
+            self.workers[0].ask("fill", number)
             worker.ask("open")
             worker.ask("work")
 
@@ -113,17 +113,17 @@ class Crew:
         sizes = self._run.sizes
         number = sizes.tasks if self._case.at_once == BATCH else sizes.singles
         number = number // SLOW_SHARE if self._entry.slow else number
-        self._workers[0].ask("fill", number)
-        databases.settle(self._url)
+        self.workers[0].ask("fill", number)
+        databases.settle(self.url)
         before = meter.of_tree(self._server) if self._server else 0.0
-        for worker in self._workers:
+        for worker in self.workers:
             worker.send("work")
-        told = [worker.answer() for worker in self._workers]
+        told = [worker.answer() for worker in self.workers]
         cpu = sum(one["cpu"] for one in told) + (meter.of_tree(self._server) - before if self._server else 0.0)
         seconds = max(one["ended"] for one in told) - min(one["began"] for one in told)
         done = sum(one["done"] for one in told)
         if done != number:
-            raise RuntimeError(f"{self._entry.title} did {done} of {number} tasks")
+            raise ChildFailed(f"{self._entry.title} did {done} of {number} tasks")
         return Measured(self._case, self._name, number, seconds, cpu / number * 1000)
 
 
