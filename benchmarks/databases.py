@@ -14,6 +14,9 @@ from benchmarks.processes import Child, unstoppable
 
 NAMES = ("sqlite", "postgresql")
 
+CONNECTIONS = 400
+"""Of the server; the pools of four workers of every contender are there at one time."""
+
 
 def server_is_installed() -> bool:
     """Whether there is a PostgreSQL to measure."""
@@ -21,7 +24,7 @@ def server_is_installed() -> bool:
 
 
 class Server:
-    """A PostgreSQL from the wheel that the tests use, in a temporary folder, as it comes: fsync on.
+    """A PostgreSQL from the wheel that the tests use, in a temporary folder: as it comes (fsync on), but for more clients.
 
     `benchmarks.child` holds it, in a process that neither Ctrl-C nor the death of whoever measures takes down before
     it has stopped the server.
@@ -35,6 +38,9 @@ class Server:
 
         unstoppable()
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="nexus-bench-"))
+        running = get_server(Path(folder) / "data", cleanup_mode="stop")
+        running.psql(f"ALTER SYSTEM SET max_connections = {CONNECTIONS}")
+        running.cleanup()
         running = get_server(Path(folder) / "data", cleanup_mode="stop")
         self._stack.callback(running.cleanup)
         self._url = str(running.get_uri(driver="psycopg"))

@@ -169,10 +169,11 @@ def report(found: Sequence[Measured]) -> str:
 
 
 def _remarks(found: Sequence[Measured]) -> list[str]:
-    entries = [entry for name, entry in CONTENDERS.items() if any(one.contender == name for one in found)]
-    lines = [f"- {entry.title}: {', '.join(filter(None, (entry.versions(), entry.remark)))}" for entry in entries]
-    said = [line for line, entry in zip(lines, entries, strict=True) if entry.needs or entry.remark]
-    return ["", *said] if said else []
+    said: dict[str, str] = {}
+    for name, entry in CONTENDERS.items():
+        if any(one.contender == name for one in found) and (entry.needs or entry.remark):
+            said.setdefault(entry.title, ", ".join(filter(None, (entry.versions(), entry.remark))))
+    return ["", *(f"- {title}: {remark}" for title, remark in said.items())] if said else []
 
 
 def drawn(found: Sequence[Measured]) -> str:

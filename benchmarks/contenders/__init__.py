@@ -57,7 +57,7 @@ class Entry:
 
     def versions(self) -> str:
         """What was measured."""
-        return ", ".join(f"{name} {metadata.version(name)}" for name in self.needs)
+        return ", ".join(f"{name} {metadata.version(name)}" for name in self.needs if _installed(name))
 
     def load(self) -> Contender:
         """The contender itself."""
