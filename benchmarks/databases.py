@@ -24,7 +24,7 @@ def server_is_installed() -> bool:
 
 
 class Server:
-    """A PostgreSQL from the wheel that the tests use, in a temporary folder: as it comes (fsync on), but for more clients.
+    """A PostgreSQL from the wheel that the tests use, in a temporary folder: as it comes (fsync on), for more clients.
 
     `benchmarks.child` holds it, in a process that neither Ctrl-C nor the death of whoever measures takes down before
     it has stopped the server.
