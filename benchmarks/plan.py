@@ -69,7 +69,7 @@ LONG = Sizes(
     stalled=10_000,
     others=1_000_000,
     picked_up=100,
-    idle_seconds=5,
+    idle_seconds=20,
     shift=1_000,
 )
 
