@@ -6,7 +6,7 @@ from typing import Final
 from xml.sax.saxutils import escape
 
 COLOURS: Final = {"ours": "#2563eb", "floor": "#94a3b8", "peer": "#f59e0b"}
-LEGEND: Final = {"ours": "Nexus Flows", "floor": "plain SQL: no queue is cheaper", "peer": "peers"}
+LEGEND: Final = {"ours": "Nexus Flows", "floor": "plain SQL: claim, attempt, completion", "peer": "peers"}
 
 WIDTH, MARGIN, GAP = 1000, 24, 40
 HEAD, TITLE, ROW, BAR = 92, 34, 26, 16

@@ -5,11 +5,18 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from benchmarks.contenders import BATCH
+
+CASES = ((1, BATCH), (4, BATCH), (1, 1), (4, 1))
+"""Workers, and tasks at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """How large the boards are, and how often each thing is done."""
 
+    cases: Sequence[tuple[int, int]]
+    """Of `throughput`: how many workers, and how many tasks at once."""
     rounds: int
     """In each the contenders take turns."""
     tasks: int
@@ -41,26 +48,28 @@ class Sizes:
 
 
 SHORT = Sizes(
+    cases=CASES[:3],
     rounds=3,
     tasks=2_000,
     singles=200,
-    repetitions=200,
-    pending=50_000,
+    repetitions=150,
+    pending=20_000,
     waiting=10_000,
     capabilities=100,
     enqueued=10_000,
     imported=10_000,
-    stalled=2_000,
+    stalled=1_000,
     others=20_000,
-    picked_up=30,
+    picked_up=20,
     idle_seconds=2,
     shift=200,
 )
 LONG = Sizes(
+    cases=CASES,
     rounds=5,
     tasks=20_000,
     singles=2_000,
-    repetitions=500,
+    repetitions=900,
     pending=1_000_000,
     waiting=100_000,
     capabilities=1_000,

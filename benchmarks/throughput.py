@@ -51,7 +51,7 @@ class Measured:
 def measure(run: Run) -> Iterator[Measured]:
     """Every case, in rounds."""
     for database in run.databases:
-        for workers, at_once in ((1, BATCH), (4, BATCH), (1, 1), (4, 1)):
+        for workers, at_once in run.sizes.cases:
             yield from _rounds(run, Case(database, workers, at_once))
 
 

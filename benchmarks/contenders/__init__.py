@@ -34,7 +34,7 @@ class Entry:
     where: str
     """MODULE:CLASS, under this package."""
     kind: Literal["ours", "floor", "peer"]
-    """A floor is what no queue is cheaper than."""
+    """A floor is plain SQL for what is measured, and for nothing else that a queue does."""
     databases: tuple[str, ...]
     keeps: str
     """What is there of a task when it is done."""
