@@ -142,30 +142,44 @@ def best_peer(found: Sequence[Measured], case: Case) -> float | None:
 
 
 def report(found: Sequence[Measured]) -> str:
-    """A line a contender, medians over the rounds; the ratios are those of the CPU times."""
-    head = (
-        "database",
-        "workers",
-        "at once",
-        "contender",
-        "keeps",
-        "tasks/s",
-        "CPU ms a task",
-        "to Core",
-        "to best peer",
-    )
+    """A table for each database and number at once. Medians over the rounds; the ratios are those of the CPU times."""
+    kinds = dict.fromkeys((one.case.database, one.case.at_once) for one in found)
+    tables = [_table([one for one in found if (one.case.database, one.case.at_once) == kind], found) for kind in kinds]
+    return "\n\n".join([*tables, *_remarks(found)])
+
+
+def _table(of: Sequence[Measured], found: Sequence[Measured]) -> str:
+    """A line a contender; the columns again for each number of workers."""
+    cases = list(dict.fromkeys(one.case for one in of))
+    crowds = ["1 worker" if case.workers == 1 else f"{case.workers} workers" for case in cases]
+    head = ["contender", "keeps"]
+    for crowd in crowds:
+        head += [f"{crowd}: tasks/s", "CPU ms a task", "to Core", "to best peer"]
     rows = []
-    for case in dict.fromkeys(one.case for one in found):
-        core, peer = cpu(found, case, "core"), best_peer(found, case)
-        for name, entry in CONTENDERS.items():
-            figure = cpu(found, case, name)
-            if figure is None:
-                continue
-            rate = median(one.tasks / one.seconds for one in found if one.case == case and one.contender == name)
-            ratios = markdown.ratio(figure, core), markdown.ratio(figure, peer)
-            line = (case.database, case.workers, _batch(entry, case), entry.title, entry.keeps)
-            rows.append((*line, f"{rate:,.0f}", markdown.ms(figure), *ratios))
-    return "\n".join([markdown.table(head, rows), *_remarks(found)])
+    for name in (name for name in CONTENDERS if any(one.contender == name for one in of)):
+        row: list[object] = [_label(name, cases[0]), CONTENDERS[name].keeps]
+        for case in cases:
+            row += _figures(found, case, name)
+        rows.append(row)
+    return f"**{_kind(cases[0])}**\n\n{markdown.table(head, rows)}"
+
+
+def _figures(found: Sequence[Measured], case: Case, name: str) -> list[str | None]:
+    figure = cpu(found, case, name)
+    if figure is None:
+        return [None] * 4
+    rate = median(one.tasks / one.seconds for one in found if one.case == case and one.contender == name)
+    ratios = [markdown.ratio(figure, base) for base in (cpu(found, case, "core"), best_peer(found, case))]
+    return [f"{rate:,.0f}", markdown.ms(figure), *ratios]
+
+
+def _kind(case: Case) -> str:
+    return f"{NAMES[case.database]}, " + (f"{case.at_once} at once" if case.at_once > 1 else "one at a time")
+
+
+def _label(name: str, case: Case) -> str:
+    entry = CONTENDERS[name]
+    return f"{entry.title}, {entry.own_batch}" if _batch(entry, case) != case.at_once else entry.title
 
 
 def _remarks(found: Sequence[Measured]) -> list[str]:
@@ -173,7 +187,7 @@ def _remarks(found: Sequence[Measured]) -> list[str]:
     for name, entry in CONTENDERS.items():
         if any(one.contender == name for one in found) and (entry.needs or entry.remark):
             said.setdefault(entry.title, ", ".join(filter(None, (entry.versions(), entry.remark))))
-    return ["", *(f"- {title}: {remark}" for title, remark in said.items())] if said else []
+    return ["\n".join(f"- {title}: {remark}" for title, remark in said.items())] if said else []
 
 
 def drawn(found: Sequence[Measured]) -> str:
@@ -183,16 +197,11 @@ def drawn(found: Sequence[Measured]) -> str:
         dict.fromkeys(one.case for one in found if one.case.workers == 1), key=lambda case: -case.at_once
     ):
         bars = [
-            chart.Bar(
-                f"{entry.title}, {entry.own_batch}" if _batch(entry, case) != case.at_once else entry.title,
-                value,
-                entry.kind,
-            )
+            chart.Bar(_label(name, case), value, entry.kind)
             for name, entry in CONTENDERS.items()
             if (value := cpu(found, case, name)) is not None
         ]
-        how = f"{case.at_once} at once" if case.at_once > 1 else "one at a time"
-        panels.append(chart.Panel(f"{NAMES[case.database]}, {how}", sorted(bars, key=lambda bar: bar.value)))
+        panels.append(chart.Panel(_kind(case), sorted(bars, key=lambda bar: bar.value)))
     return chart.drawn(
         "CPU milliseconds a task",
         "claim, attempt and completion of an empty task; worker and server; less is better",

@@ -63,7 +63,7 @@ def test_tables_and_a_chart_are_written(tmp_path: Path, capsys: pytest.CaptureFi
     small = ["--database", "sqlite", "--contender", "core", "--rounds", "1", "--tasks", "100"]
     assert main(["throughput", *small, *written]) == 0
     told = capsys.readouterr().out
-    assert "| sqlite | 4 | 100 | SQLAlchemy Core | attempt |" in told
+    assert "**SQLite, 100 at once**" in told and "| SQLAlchemy Core | attempt |" in told
     assert (tmp_path / "tables.md").read_text().split() == told.split()
     assert (tmp_path / "chart.svg").read_text().startswith("<svg ")
 

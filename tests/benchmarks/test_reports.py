@@ -48,10 +48,19 @@ def test_throughput_is_told_as_medians_and_ratios() -> None:
     rounds = [("core", 0.01), ("nexus", 0.03), ("nexus", 0.02), ("nexus", 0.5)]
     found = [throughput.Measured(case, name, 1_000, 0.5, cpu) for name, cpu in rounds]
     head, core, ours = cells(throughput.report(found))
-    told = dict(zip(head, ours, strict=True))
-    assert core[3] == "SQLAlchemy Core" and told["contender"] == "Nexus Flows"
-    assert (told["tasks/s"], told["CPU ms a task"], told["to Core"]) == ("2,000", "0.03", "3.00")
-    assert told["to best peer"] == ""
+    assert head == ["contender", "keeps", "1 worker: tasks/s", "CPU ms a task", "to Core", "to best peer"]
+    assert core == ["SQLAlchemy Core", "attempt", "2,000", "0.01", "1.00", ""]
+    assert ours == ["Nexus Flows", "attempt and history", "2,000", "0.03", "3.00", ""]
+
+
+def test_each_number_of_workers_has_its_columns_and_each_number_at_once_its_table() -> None:
+    measured = [("core", 1, 100), ("nexus", 4, 100), ("core", 1, 1)]
+    found = [throughput.Measured(throughput.Case("sqlite", w, n), name, 10, 1.0, 0.1) for name, w, n in measured]
+    batches, singles = throughput.report(found).split("**SQLite, one at a time**")
+    head, core, ours = cells(batches)
+    assert head[2::4] == ["1 worker: tasks/s", "4 workers: tasks/s"]
+    assert core[6:] == ["", "", "", ""] and ours[2:6] == ["", "", "", ""] and ours[6] == "10"
+    assert [row[0] for row in cells(singles)] == ["contender", "SQLAlchemy Core"]
 
 
 def test_a_peer_that_takes_one_at_a_time_is_compared_with_batches_too() -> None:
@@ -61,7 +70,7 @@ def test_a_peer_that_takes_one_at_a_time_is_compared_with_batches_too() -> None:
         throughput.Measured(single, "litequeue", 100, 1.0, 0.2),
     ]
     assert throughput.best_peer(found, batch) == 0.2
-    assert cells(throughput.report(found))[1][-1] == "0.50"
+    assert cells(throughput.report(found).partition("**SQLite, one")[0])[1][-1] == "0.50"
 
 
 def test_what_was_interrupted_is_told_as_far_as_it_came() -> None:
