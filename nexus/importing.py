@@ -5,7 +5,7 @@ task; a record that changed redefines a task that nobody works on, and never say
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from nexus.boards.records import Board, BoardTask, ImportReport, Reject
 from nexus.boards.times import one_line
 from nexus.engine import Again, Tx
 from nexus.errors import DependencyCycle, InvalidTask
+from nexus.progress import Progress, unheard
 from nexus.rows import Row
 from nexus.schemas import Attempt
 from nexus.settings import NexusSettings
@@ -43,15 +44,22 @@ def known_ids(tx: Tx, wanted: set[str]) -> set[str]:
 
 
 def import_board(
-    tx: Tx, board: Board, settings: NexusSettings, *, dry_run: bool, strict: bool, actor: str | None
+    tx: Tx,
+    board: Board,
+    settings: NexusSettings,
+    *,
+    dry_run: bool,
+    strict: bool,
+    actor: str | None,
+    progress: Progress = unheard,
 ) -> ImportReport:
     """Apply `board`. Raises `RolledBack` where nothing is to stay."""
     work = _Import(tx, settings, actor)
-    for first in range(0, len(board.tasks), intake.BATCH):
-        work.sort(board.tasks[first : first + intake.BATCH])
+    for batch in _batches(board.tasks, "comparing", progress):
+        work.sort(batch)
     work.refuse_cycles()
     if not (strict and (work.rejects or board.rejects)):
-        work.write()
+        work.write(progress)
     report = ImportReport(
         accepted=len(work.fresh),
         updated=len(work.changed) + len(work.rehomed),
@@ -168,14 +176,14 @@ class _Import:
         if task is not None:
             self.reject(task, reason)
 
-    def write(self) -> None:
+    def write(self, progress: Progress) -> None:
         """Insert the new tasks, redefine the changed ones, then count what each waits for."""
         written = list((self.fresh | self.changed).items())
         targets = {target for _, task in written for target in task.new.depends_on}
         if targets - dict(written).keys() - queries.lock_targets(self.tx, sorted(targets)).keys():
             raise Again  # one of them was pruned since we looked
         fresh = list(self.fresh.values())
-        for batch in _batches(fresh):
+        for batch in _batches(fresh, "writing", progress):
             rows = [self._row(task) for task in batch]
             added = records.add_tasks(self.tx, rows)
             if len(added) != len(rows):
@@ -278,8 +286,10 @@ class _Import:
                 yield attempt.model_dump() | {"outcome": attempt.outcome.value, "task_id": task.task_id}
 
 
-def _batches(tasks: list[BoardTask]) -> Iterable[list[BoardTask]]:
-    return (tasks[first : first + intake.BATCH] for first in range(0, len(tasks), intake.BATCH))
+def _batches(tasks: Sequence[BoardTask], what: str = "", progress: Progress = unheard) -> Iterator[Sequence[BoardTask]]:
+    for first in range(0, len(tasks), intake.BATCH):
+        yield tasks[first : first + intake.BATCH]
+        progress(what, min(first + intake.BATCH, len(tasks)), len(tasks))
 
 
 def _check_sizes(task: BoardTask, max_bytes: int) -> None:

@@ -13,6 +13,7 @@ from nexus.facade.looking import Looking
 from nexus.facade.observing import Observing
 from nexus.facade.pruning import Pruning
 from nexus.facade.runs import Runs
+from nexus.progress import Progress, unheard
 from nexus.schemas import NewTask, Task
 
 
@@ -58,7 +59,13 @@ class TaskNexus(Looking, Observing, Runs, Claiming, Deciding, Pruning):
         return [intake.draft(intake.parse(task, limit), policy, actor) for task in tasks]
 
     def import_board(
-        self, board: Board, *, dry_run: bool = False, strict: bool = False, actor: str | None = None
+        self,
+        board: Board,
+        *,
+        dry_run: bool = False,
+        strict: bool = False,
+        actor: str | None = None,
+        progress: Progress = unheard,
     ) -> ImportReport:
         """Write a board that was read; the account says what became of each record.
 
@@ -67,12 +74,14 @@ class TaskNexus(Looking, Observing, Runs, Claiming, Deciding, Pruning):
         """
         try:
             return self._database.write(
-                lambda tx: importing.import_board(tx, board, self.settings, dry_run=dry_run, strict=strict, actor=actor)
+                lambda tx: importing.import_board(
+                    tx, board, self.settings, dry_run=dry_run, strict=strict, actor=actor, progress=progress
+                )
             )
         except importing.RolledBack as rolled_back:
             return rolled_back.report
 
-    def read_board(self, paths: Path | str | Iterable[Path | str]) -> Board:
+    def read_board(self, paths: Path | str | Iterable[Path | str], *, progress: Progress = unheard) -> Board:
         """Read board files against this nexus: a dependency may name a task that is here already.
 
         Raises `BoardUnreadable`.
@@ -80,5 +89,6 @@ class TaskNexus(Looking, Observing, Runs, Claiming, Deciding, Pruning):
         return read_board(
             paths,
             max_payload_bytes=self.settings.max_payload_bytes,
+            progress=progress,
             known_ids=lambda wanted: self._database.read(lambda tx: importing.known_ids(tx, wanted)),
         )

@@ -20,6 +20,7 @@ from nexus.boards.records import BadRecord, Board, BoardTask, RawRecord, Reject,
 from nexus.boards.shapes import MARKER, find_records
 from nexus.boards.times import one_line, shown
 from nexus.errors import BoardUnreadable
+from nexus.progress import EVERY, Progress, unheard
 from nexus.values import json_size
 
 Known = Callable[[set[str]], set[str]]
@@ -34,6 +35,7 @@ def read_board(
     limit: int = DEFAULT_LIMIT,
     max_payload_bytes: int | None = None,
     known_ids: Known = lambda _ids: set(),
+    progress: Progress = unheard,
 ) -> Board:
     """All tasks of the files, and of the board files below the folders.
 
@@ -41,7 +43,7 @@ def read_board(
     others are read. Nothing is written anywhere.
     """
     named = [paths] if isinstance(paths, str | Path) else list(paths)
-    board = _Reader(limit, max_payload_bytes)
+    board = _Reader(limit, max_payload_bytes, progress)
     single = len(named) == 1 and not _is_folder(Path(named[0]))
     for path in named:
         for file in board_files(Path(path)):
@@ -86,11 +88,14 @@ def board_files(path: Path) -> Iterator[Path]:
 class _Reader:
     limit: int
     max_payload_bytes: int | None
+    tell: Progress
     tasks: dict[str, BoardTask] = field(default_factory=dict)
     rejects: list[Reject] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     duplicates: int = 0
+    seen: int = 0
+    """Records."""
     rejected: int = 0
     """Of the file that is being read."""
 
@@ -133,6 +138,9 @@ class _Reader:
             self.reject(stray.source, stray.value, stray.reason)
         only = alone and len(found.records) == 1 and not found.strays
         for record in found.records:
+            self.seen += 1
+            if self.seen % EVERY == 0:
+                self.tell("reading", self.seen, None)
             self._record(replace(record, alone=True) if only else record)
         return len(found.records)
 

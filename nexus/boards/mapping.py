@@ -22,7 +22,7 @@ from nexus.boards import vocabulary as words
 from nexus.boards.members import Members
 from nexus.boards.native import native_task
 from nexus.boards.recognising import id_member, own_id
-from nexus.boards.records import BadRecord, BoardState, BoardTask, RawRecord
+from nexus.boards.records import NOTHING_BEHIND, BadRecord, BoardState, BoardTask, RawRecord
 from nexus.boards.times import AbsurdTime, one_line, shown
 from nexus.schemas import NewTask
 from nexus.states import HELD, TERMINAL, TaskStatus
@@ -90,8 +90,9 @@ class _Mapping(Members):
         new["episode_id"] = self.text_id("episode_id") or self.record.episode_id
         rest = {name: value for name, value in self.raw.items() if name not in self.used}
         new["extra"] = rest | self.extra
+        behind = BoardState(**state) if any(value is not None for value in state.values()) else NOTHING_BEHIND
         return BoardTask(
-            new=NewTask(**new), status=status, state=BoardState(**state), digest=digest, source=self.record.source,
+            new=NewTask(**new), status=status, state=behind, digest=digest, source=self.record.source,
             warnings=tuple(self.warnings),
         )  # fmt: skip
 

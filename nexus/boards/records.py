@@ -58,13 +58,17 @@ class BoardState(_Value):
     attempts: tuple[Attempt, ...] = ()
 
 
+NOTHING_BEHIND: Final = BoardState()
+"""Shared by the many tasks of which a board says nothing but what is to be done."""
+
+
 class BoardTask(_Value):
     """One task of a board, ready to be written."""
 
     new: NewTask
     """Its definition; `task_id` is always set, `depends_on` names only tasks that exist."""
     status: TaskStatus = TaskStatus.PENDING
-    state: BoardState = BoardState()
+    state: BoardState = NOTHING_BEHIND
     exact: bool = False
     """From an export of the nexus: every field is to be restored as it stands."""
     digest: str

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nexus.cli.output import REFUSED, Actor, Json, data_stream, emit, flat, open_nexus, refuse, say
+from nexus.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from nexus.boards import ImportReport
@@ -39,12 +40,14 @@ def import_boards(
     from nexus.boards.reading import EXTENSIONS
 
     nexus = open_nexus(context)
-    board = nexus.read_board(paths)
+    with progress_bar(as_json) as progress:
+        board = nexus.read_board(paths, progress=progress)
     if not board.files:
         refuse(f"{', '.join(map(str, paths))}: holds no board file ({', '.join(sorted(EXTENSIONS))})")
     if episode:
         board = board.in_episode(episode)
-    report = nexus.import_board(board, dry_run=dry_run, strict=strict, actor=by)
+    with progress_bar(as_json) as progress:
+        report = nexus.import_board(board, dry_run=dry_run, strict=strict, actor=by, progress=progress)
     emit(report, as_json, lambda: show(report))
     nothing = report.rejected and not (report.accepted or report.updated or report.unchanged)
     if nothing or (strict and report.rejected):
@@ -77,15 +80,19 @@ def export_board(
 ) -> None:
     """Write a board that imports back to the same tasks and attempts."""
     from nexus.boards import write_board, write_tasks
+    from nexus.progress import counted
 
     nexus = open_nexus(context)
-    tasks = nexus.get_all_tasks(episode_id=episode)
-    attempts = nexus.attempts_by_task(task.task_id for task in tasks)
-    if str(path) == "-":
-        write_tasks(data_stream(), tasks, attempts)
-        return
-    try:
-        write_board(path, tasks, attempts)
-    except OSError as error:
-        refuse(f"{path}: cannot be written: {error.strerror}.")
+    with progress_bar(as_json) as progress:
+        progress("reading", 0, None)
+        tasks = nexus.get_all_tasks(episode_id=episode)
+        attempts = nexus.attempts_by_task(task.task_id for task in tasks)
+        written = counted(tasks, progress, "writing", len(tasks))
+        if str(path) == "-":
+            write_tasks(data_stream(), written, attempts)
+            return
+        try:
+            write_board(path, written, attempts)
+        except OSError as error:
+            refuse(f"{path}: cannot be written: {error.strerror}.")
     emit({"path": str(path), "tasks": len(tasks)}, as_json, lambda: say(f"{len(tasks)} tasks written to {path}."))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nexus.cli.output import Json, emit, refuse, say
+from nexus.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from nexus.engine import Database
@@ -33,7 +34,9 @@ def upgrade(context: typer.Context, url: Url = None, as_json: Json = False) -> N
     database = _database(context, url)
     try:
         before = schema.current(database)
-        schema.ensure(database)
+        with progress_bar(as_json) as progress:
+            progress("upgrading", 0, None)
+            schema.ensure(database)
         after = schema.current(database)
     finally:
         database.close()
@@ -60,7 +63,9 @@ def compact(context: typer.Context, url: Url = None, as_json: Json = False) -> N
             refuse(f"{database.name} is no SQLite file; PostgreSQL looks after its own (autovacuum).")
         if not Path(database.url.database or "").is_file() or schema.current(database) is None:
             refuse(f"{database.name} holds no nexus yet.")
-        before, after = database.compact()
+        with progress_bar(as_json) as progress:
+            progress("compacting", 0, None)
+            before, after = database.compact()
     finally:
         database.close()
     emit(

@@ -1,18 +1,16 @@
 """`nexus prune`: forget what is finished."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nexus.cli.output import MOST, USAGE, Json, at_most, emit, open_nexus, refuse, say
+from nexus.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from nexus import PruneReport, Retention
-    from nexus.facade.pruning import Progress
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 LONGEST_DAYS = 36_500
@@ -59,7 +57,7 @@ def prune(
     """
     nexus = open_nexus(context)
     retention = _retention(nexus.settings.retention, older_than, keep, status)
-    with _bar(as_json) as progress:
+    with progress_bar(as_json) as progress:
         report = nexus.prune(retention, dry_run=dry_run, progress=progress)
     emit(report, as_json, lambda: say(summary(report)))
 
@@ -90,22 +88,6 @@ def days(text: str) -> float:
     if age > LONGEST_DAYS:
         refuse(f"--older-than: {text!r} is more than a hundred years.", USAGE)
     return age
-
-
-@contextmanager
-def _bar(as_json: bool) -> "Iterator[Progress | None]":
-    """A progress bar on stderr, where that is a terminal."""
-    from rich.console import Console
-
-    screen = Console(stderr=True, highlight=False)
-    if as_json or not screen.is_terminal:
-        yield None
-        return
-    from rich.progress import Progress as Bar
-
-    with Bar(console=screen, transient=True) as bar:
-        line = bar.add_task("pruning", total=None)
-        yield lambda looked, total: bar.update(line, completed=looked, total=total)
 
 
 def summary(report: "PruneReport") -> str:

@@ -1,7 +1,6 @@
 """Forgetting as a verb: many small transactions, with room between them for everybody else."""
 
 import time
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -11,15 +10,13 @@ from nexus import pruning
 from nexus.arguments import a_moment
 from nexus.engine import Tx
 from nexus.facade.base import OpenBoard
+from nexus.progress import Progress
 from nexus.pruning import Bite
 from nexus.reports import PruneReport
 from nexus.retention import Mark, Retention
 from nexus.states import TaskStatus
 
 LONGEST_REST_SECONDS: Final = 1.0
-
-Progress = Callable[[int, int], None]
-"""Told after each batch: tasks looked at so far, and how many there are to look at."""
 
 
 class Pruning(OpenBoard):
@@ -47,7 +44,7 @@ class Pruning(OpenBoard):
             retention: what is kept; None is the settings' own, by which nothing is deleted unless they say so.
             now: the present to prune at, for replays and tests.
             dry_run: report what would be deleted, and delete nothing.
-            progress: told after each batch how far it is.
+            progress: told after each batch how many tasks were looked at.
 
         Raises `InvalidTask` for a `now` without a time zone.
         """
@@ -128,7 +125,7 @@ class _Run:
         self.looked += bite.looked
         self.kept += bite.looked - len(bite.gone)
         if self.tell:
-            self.tell(self.looked, max(self.total, self.looked))
+            self.tell("pruning", self.looked, max(self.total, self.looked))
 
     def all_of(self, old: sa.Select[Any], before: datetime) -> int:
         """Rows that nothing depends on, a batch at a time, until there are no more."""

@@ -13,6 +13,7 @@ from nexus import Task, TaskNexus
 from nexus.boards import ImportReport
 
 from .conftest import Said
+from .process import on_a_terminal
 
 TASKS = TypeAdapter(list[Task])
 
@@ -222,3 +223,17 @@ def test_an_export_that_fails_leaves_the_old_file(refused: Callable[..., str], l
     assert "cannot be written" in refused("export", "out.json")
     assert [path.name for path in Path("out.json").iterdir()] == ["precious"]
     assert not list(Path().glob(".*.part"))
+
+
+def test_how_far_it_is_stands_on_a_terminal_only(done: Callable[..., Said], board: TaskNexus) -> None:
+    write("board.jsonl", "\n".join(json.dumps({"task_id": f"T{number}"}) for number in range(1200)))
+    code, shown = on_a_terminal("import", "board.jsonl")
+    assert code == 0
+    assert "1000/?" in shown, "how many there will be nobody knows while the file is read"
+    assert "writing" in shown
+    assert "1200/1200" in shown
+    assert "1200 accepted" in shown
+    assert done("import", "board.jsonl").err == ""
+    code, shown = on_a_terminal("export", "out.json")
+    assert (code, "1200/1200" in shown, "1200 tasks written" in shown) == (0, True, True)
+    assert on_a_terminal("export", "out.json", "--json")[1].startswith("{"), "words would stand in the JSON's way"

@@ -236,3 +236,17 @@ def test_the_real_boards_of_the_fleet_come_in_without_a_lost_record_and_once(nex
     second = nexus.import_board(nexus.read_board(FOLDER))
     assert (second.accepted, second.updated, second.rejected) == (0, 0, first.rejected)
     assert everything(nexus) == before
+
+
+def test_it_tells_how_far_it_is(nexus: TaskNexus, tmp_path: Path) -> None:
+    path = tmp_path / "board.jsonl"
+    path.write_text("\n".join(json.dumps({"task_id": f"T{number}"}) for number in range(2100)), encoding="utf-8")
+    told: list[tuple[str, int, int | None]] = []
+    board = nexus.read_board(path, progress=lambda *how_far: told.append(how_far))
+    assert told == [("reading", 1000, None), ("reading", 2000, None)]
+    told.clear()
+    nexus.import_board(board, progress=lambda *how_far: told.append(how_far))
+    for what in ("comparing", "writing"):
+        heard = [done for word, done, total in told if word == what and total == 2100]
+        assert heard == sorted(heard)
+        assert heard[-1] == 2100

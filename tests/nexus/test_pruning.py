@@ -333,11 +333,11 @@ class TestBatches:
     @pytest.mark.parametrize("size", [1, 3, 7, 10, 500])
     def test_of_any_size_come_to_the_same(self, nexus: TaskNexus, clock: Any, size: int) -> None:
         self.ended(nexus, clock, 10)
-        told: list[tuple[int, int]] = []
+        told: list[tuple[str, int, int | None]] = []
         report = nexus.prune(after(7, batch_size=size), progress=lambda *how_far: told.append(how_far))
         assert (report.cancelled, report.more) == (10, False)
-        assert told[-1] == (10, 10)
-        assert [looked for looked, _ in told[: 10 // size]] == list(range(size, 11, size))
+        assert told[-1] == ("pruning", 10, 10)
+        assert [looked for _, looked, _ in told[: 10 // size]] == list(range(size, 11, size))
         assert ids(nexus) == set()
 
     def test_each_is_a_transaction_of_its_own(
@@ -386,7 +386,7 @@ class TestMeanwhile:
         clock.advance(9 * DAY)
         other = make_nexus()
 
-        def work(looked: int, total: int) -> None:
+        def work(*_: Any) -> None:
             for claim in other.claim("Ada"):
                 other.start(claim)
                 other.complete(claim)

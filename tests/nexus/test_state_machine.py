@@ -64,7 +64,7 @@ class Known:
     asks: str | None = None
     """Of an escalation: the task that it asks about."""
     pointless: bool = False
-    """Of an escalation that its source's mover held: nobody needs the answer any more."""
+    """Of an escalation whose source has moved on: nobody needs the answer any more, not even if it is retried."""
     stall: set[str] | None = None
     """The steps taken on its open stall."""
     status: str = "pending"
@@ -93,7 +93,9 @@ class LifeOnTheBoard(RuleBasedStateMachine):
             self.nexus.register_agent(agent_id, capabilities, limit)
 
     def teardown(self) -> None:
+        found = {finding.code for finding in self.nexus.doctor()}
         self.nexus.close()
+        assert found <= {"sweep", "late_lease", "escalation"}, "what time brings may be left, nothing else"
 
     def held(self, *states: TaskStatus) -> list[Claim]:
         """The live claims on tasks in these states."""
@@ -162,10 +164,9 @@ class LifeOnTheBoard(RuleBasedStateMachine):
             return
         task.stall = None
         for other in self.known.values():
-            if other.asks == task.name and other.status not in TERMINAL and not other.pointless:
-                if mover is not None and other.status in HELD and other.holder == mover:
-                    other.pointless = True
-                else:
+            if other.asks == task.name and not other.pointless:
+                other.pointless = True
+                if other.status not in TERMINAL and not (other.status in HELD and other.holder == mover):
                     self.taken_back(other, "cancelled")
                     self.end(other, "cancelled")
 
@@ -214,27 +215,29 @@ class LifeOnTheBoard(RuleBasedStateMachine):
         )
         self.known[f"T{number}"] = task
 
-    def taken(self, claim: Claim, agent_id: str, lease: float) -> None:
-        task = self.known[claim.task_id]
-        task.status, task.holder, task.claim_no = "claimed", agent_id, task.claim_no + 1
-        self.moved_on(task, agent_id)
-        task.lease_seconds, task.lease_until = lease, self.clock() + timedelta(seconds=lease)
-        assert (claim.claim_no, claim.lease_expires_at) == (task.claim_no, task.lease_until)
-        self.claims.append(claim)
+    def taken(self, agent_id: str, lease: float, *claims: Claim) -> None:
+        """All at once: an agent may take a task together with the question about it."""
+        for claim in claims:
+            task = self.known[claim.task_id]
+            task.status, task.holder, task.claim_no = "claimed", agent_id, task.claim_no + 1
+            task.lease_seconds, task.lease_until = lease, self.clock() + timedelta(seconds=lease)
+            assert (claim.claim_no, claim.lease_expires_at) == (task.claim_no, task.lease_until)
+            self.claims.append(claim)
+        for claim in claims:
+            self.moved_on(self.known[claim.task_id], agent_id)
 
     @rule(agent_id=agents, limit=st.integers(1, 3), lease=st.sampled_from([60.0, 600.0]))
     def claim(self, agent_id: str, limit: int, lease: float) -> None:
         expected = self.claimable(agent_id)[: self.slots(agent_id, limit)]
         taken = self.nexus.claim(agent_id, limit, lease_seconds=lease)
         assert [claim.task_id for claim in taken] == expected
-        for claim in taken:
-            self.taken(claim, agent_id, lease)
+        self.taken(agent_id, lease, *taken)
 
     @rule(pick=picks, agent_id=agents)
     def claim_one(self, pick: int, agent_id: str) -> None:
         task_id = self.any_task(pick)
         if task_id in self.claimable(agent_id) and self.slots(agent_id, 1):
-            self.taken(self.nexus.claim_task(task_id, agent_id), agent_id, 60)
+            self.taken(agent_id, 60, self.nexus.claim_task(task_id, agent_id))
             return
         pending = self.known[task_id].status == "pending"
         with pytest.raises(NotClaimable if pending else IllegalTransition) as refused:
@@ -280,6 +283,25 @@ class LifeOnTheBoard(RuleBasedStateMachine):
     @rule(pick=picks, verb=st.sampled_from(["start", "complete", "fail", "release", "heartbeat"]))
     def a_holder_at_any_time(self, pick: int, verb: str) -> None:
         getattr(self, verb)(choose(self.claims, pick))
+
+    @precondition(lambda self: self.outlived())
+    @rule(pick=picks, verb=st.sampled_from(["start", "complete", "fail", "release", "heartbeat"]))
+    def a_holder_who_comes_back(self, pick: int, verb: str) -> None:
+        getattr(self, verb)(choose(self.outlived(), pick))
+
+    def outlived(self) -> list[Claim]:
+        """Claims on tasks that somebody else holds now."""
+        live = {claim.task_id: claim.claim_no for claim in self.held(*HELD)}
+        return [claim for claim in self.claims if claim.claim_no < live.get(claim.task_id, 0)]
+
+    @rule(agent_id=agents, heir=agents, verb=st.sampled_from(["start", "complete", "fail", "release", "heartbeat"]))
+    def come_back_from_the_dead(self, agent_id: str, heir: str, verb: str) -> None:
+        """Whoever claims first is lost; the next one is at work already when it has its last word."""
+        self.take_and_start(agent_id)
+        self.sweep("log_only", 61, twice=False)
+        self.take_and_start(heir)
+        if late := self.outlived():
+            getattr(self, verb)(late[-1])
 
     def start(self, claim: Claim) -> None:
         if self.attempt(Verb.START, claim, lambda: self.nexus.start(claim)):
