@@ -1,40 +1,43 @@
-"""A process that fills a queue, or works at it: `python -m benchmarks.worker work core URL AGENT BATCH`."""
+"""A worker process of one contender; `benchmarks.child` runs it, `benchmarks.throughput` tells it what to do."""
 
-# ruff: noqa: T201 - its report is a line of JSON on stdout
-
-import json
-import sys
+import gc
 import time
+from contextlib import ExitStack
+from typing import Any, Self
 
-from benchmarks.contenders import Contender
-
-
-def contender(name: str) -> Contender:
-    if name == "nexus":
-        from benchmarks.contenders.nexus_flows import Nexus
-
-        return Nexus()
-    if name == "nexus3":
-        from benchmarks.contenders.nexus_flows import NexusInThree
-
-        return NexusInThree()
-    if name == "core":
-        from benchmarks.contenders.core import Core
-
-        return Core()
-    raise SystemExit(f"no contender {name}")
+from benchmarks.contenders import CONTENDERS, Work
 
 
-def main() -> None:
-    verb, name, url, *rest = sys.argv[1:]
-    chosen = contender(name)
-    if verb == "fill":
-        chosen.fill(url, int(rest[0]))
-        return
-    began, cpu = time.time(), time.process_time()
-    done = chosen.work(url, rest[0], int(rest[1]))
-    print(json.dumps({"began": began, "ended": time.time(), "cpu": time.process_time() - cpu, "done": done}))
+class Worker:
+    """Makes, fills and works at one database."""
 
+    def __init__(self, contender: str, url: str, agent_id: str, batch: int) -> None:
+        self._contender, self._url, self._agent_id, self._batch = CONTENDERS[contender].load(), url, agent_id, batch
+        self._stack = ExitStack()
+        self._work: Work | None = None
 
-if __name__ == "__main__":
-    main()
+    def make(self) -> None:
+        """Make the tables."""
+        self._contender.make(self._url)
+
+    def fill(self, number: int) -> None:
+        """Add tasks."""
+        self._contender.fill(self._url, number)
+
+    def open(self) -> None:
+        """Do what is done once a process."""
+        self._work = self._stack.enter_context(self._contender.open(self._url, self._agent_id, self._batch))
+
+    def work(self) -> dict[str, Any]:
+        """Work until nothing is left: how many, when (seconds of the wall), and at how many seconds of CPU."""
+        assert self._work is not None
+        gc.collect()
+        began, cpu = time.time(), time.process_time()
+        done = self._work()
+        return {"done": done, "began": began, "ended": time.time(), "cpu": time.process_time() - cpu}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()

@@ -75,7 +75,7 @@ def tool(name: str) -> str:
     [
         ("lint-imports",),
         ("ruff", "check", "--no-cache", "."),
-        ("ruff", "format", "--no-cache", "--check", "nexus", "flows", "deployments", "tests"),
+        ("ruff", "format", "--no-cache", "--check", "nexus", "flows", "deployments", "benchmarks", "tests"),
         ("mypy",),
         ("bandit", "--quiet", "--configfile", "pyproject.toml", "--recursive", "nexus", "flows", "deployments"),
     ],

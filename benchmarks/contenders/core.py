@@ -5,10 +5,14 @@ no dependencies, no capabilities, nobody to explain anything to.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
+
+from benchmarks.contenders import Work
 
 metadata = sa.MetaData()
 Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -46,30 +50,39 @@ attempts = sa.Table(
 class Core:
     """Claim and completion, each one transaction."""
 
-    name = "SQLAlchemy Core"
-    databases: tuple[str, ...] = ("sqlite", "postgresql")
-    history = True
+    def make(self, url: str) -> None:
+        """Two tables and one index."""
+        engine = engine_of(url)
+        metadata.create_all(engine)
+        engine.dispose()
 
     def fill(self, url: str, number: int) -> None:
-        engine = _engine(url)
-        metadata.create_all(engine)
+        """An INSERT of many rows, in one transaction."""
+        engine = engine_of(url)
         rows = [{"status": "pending", "priority": 20, "payload": '{"n":1}', "claim_no": 0} for _ in range(number)]
         with engine.begin() as connection:
             connection.execute(sa.insert(tasks), rows)
         engine.dispose()
 
-    def work(self, url: str, agent_id: str, batch: int) -> int:
-        engine = _engine(url)
+    @contextmanager
+    def open(self, url: str, agent_id: str, batch: int) -> Iterator[Work]:
+        """One connection."""
+        engine = engine_of(url)
         rounds = _sqlite_round if engine.dialect.name == "sqlite" else _postgresql_round
-        done = 0
         with engine.connect() as connection:
-            while number := rounds(connection, agent_id, batch):
-                done += number
+
+            def work() -> int:
+                done = 0
+                while number := rounds(connection, agent_id, batch):
+                    done += number
+                return done
+
+            yield work
         engine.dispose()
-        return done
 
 
-def _engine(url: str) -> sa.Engine:
+def engine_of(url: str) -> sa.Engine:
+    """As durable as the nexus; on PostgreSQL each statement is a transaction."""
     if url.startswith("sqlite"):
         engine = sa.create_engine(url)
 
