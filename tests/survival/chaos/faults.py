@@ -1,0 +1,140 @@
+"""What goes wrong, and when: workers are killed and frozen, PostgreSQL crashes, Prefect's server is away.
+
+Each kind of fault has a thread of its own, so they meet in every way. When the time is over each of them puts right
+what it broke.
+"""
+
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from deployments.prefect_server import OwnServer
+
+from ..server import Server
+from .workers import Fleet, Worker
+
+LEASE_SECONDS: Final = 3.0
+FROZEN_SECONDS: Final = LEASE_SECONDS + 1.5
+AFTERWARDS_SECONDS: Final = 2.0
+"""Nobody kills who was just thawed: it is to come with what is too late."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is to be done, and how much goes wrong meanwhile."""
+
+    tasks: int
+    seconds: float
+    """For so long something goes wrong, and for so long tasks arrive."""
+    kill_every: float
+    restart_every: float
+    freeze_every: float
+    prefect_leaves_after: float
+    prefect_stays_away: float
+    """And then for as long as it takes to start."""
+    peace_seconds: float
+    """Within which everything has to end once nothing goes wrong any more."""
+
+
+SHORT: Final = Plan(
+    tasks=1500,
+    seconds=20,
+    kill_every=0.6,
+    restart_every=5,
+    freeze_every=2,
+    prefect_leaves_after=5,
+    prefect_stays_away=2,
+    peace_seconds=90,
+)
+LONG: Final = Plan(
+    tasks=5000,
+    seconds=60,
+    kill_every=0.8,
+    restart_every=10,
+    freeze_every=6,
+    prefect_leaves_after=20,
+    prefect_stays_away=15,
+    peace_seconds=300,
+)
+
+
+@dataclass(slots=True)
+class Faults:
+    """What happens to one fleet, and what has happened."""
+
+    plan: Plan
+    fleet: Fleet
+    prefect: OwnServer
+    server: Server | None
+    """PostgreSQL's."""
+    kills: int = 0
+    frozen: list[Worker] = field(default_factory=list)
+    no_prefect: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when there was none."""
+    no_database: list[tuple[float, float]] = field(default_factory=list)
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def happen(self, meanwhile: Callable[[], None]) -> None:
+        """All of it, for as long as planned; returns when nothing is broken any more."""
+        kinds = [meanwhile, self._kill, self._freeze, self._stop_prefect, *([self._crash] if self.server else [])]
+        with ThreadPoolExecutor(len(kinds)) as pool:
+            try:
+                happening = [pool.submit(kind) for kind in kinds]
+                wait(happening, timeout=self.plan.seconds, return_when=FIRST_EXCEPTION)
+            finally:
+                self._over.set()
+            for one in happening:
+                one.result()
+
+    def _kill(self) -> None:
+        while not self._over.wait(self.plan.kill_every * random.uniform(0.5, 1.5)):
+            self.kills += self.fleet.kill()
+
+    def _freeze(self) -> None:
+        while not self._over.wait(self.plan.freeze_every):
+            with self._spared() as worker:
+                if worker is not None:
+                    worker.signal(signal.SIGSTOP)
+                    time.sleep(FROZEN_SECONDS)
+                    worker.signal(signal.SIGCONT)
+                    self.frozen.append(worker)
+                    self._over.wait(AFTERWARDS_SECONDS)
+
+    def _crash(self) -> None:
+        assert self.server is not None
+        while not self._over.wait(self.plan.restart_every):
+            gone = time.monotonic()
+            self.server.stop("immediate")
+            self.server.start()
+            self.no_database.append((gone, time.monotonic()))
+
+    def _stop_prefect(self) -> None:
+        """Two who are at work are left alone meanwhile: nobody can begin now, and these are to go on."""
+        if self._over.wait(self.plan.prefect_leaves_after):
+            return
+        assert self.prefect.process is not None
+        with self._spared(observe="task"), self._spared(observe="shift"):
+            gone = time.monotonic()
+            self.prefect.process.signal(signal.SIGKILL, group=True)
+            self.prefect.process.wait(10)
+            self._over.wait(self.plan.prefect_stays_away)
+            self.prefect.restart(lambda _: None, lambda: None)
+            self.no_prefect.append((gone, time.monotonic()))
+
+    @contextmanager
+    def _spared(self, observe: str | None = None) -> Iterator[Worker | None]:
+        """Somebody at work, whom no other fault befalls meanwhile; None where nobody worked until it was over."""
+        while (worker := self.fleet.spare(observe)) is None:
+            if self._over.wait(0.02):
+                yield None
+                return
+        try:
+            yield worker
+        finally:
+            worker.is_spared = False
