@@ -33,8 +33,10 @@ class Plan:
     seconds: float
     """For so long something goes wrong, and for so long tasks arrive."""
     kill_every: float
-    restart_every: float
+    crash_every: float
+    """PostgreSQL."""
     freeze_every: float
+    """After the one before."""
     prefect_leaves_after: float
     prefect_stays_away: float
     """And then for as long as it takes to start."""
@@ -46,7 +48,7 @@ SHORT: Final = Plan(
     tasks=1500,
     seconds=20,
     kill_every=0.6,
-    restart_every=5,
+    crash_every=4,
     freeze_every=2,
     prefect_leaves_after=5,
     prefect_stays_away=2,
@@ -55,8 +57,8 @@ SHORT: Final = Plan(
 LONG: Final = Plan(
     tasks=5000,
     seconds=60,
-    kill_every=0.8,
-    restart_every=10,
+    kill_every=1,
+    crash_every=10,
     freeze_every=6,
     prefect_leaves_after=20,
     prefect_stays_away=15,
@@ -74,7 +76,7 @@ class Faults:
     server: Server | None
     """PostgreSQL's."""
     kills: int = 0
-    frozen: list[Worker] = field(default_factory=list)
+    freezes: int = 0
     no_prefect: list[tuple[float, float]] = field(default_factory=list)
     """From when to when there was none."""
     no_database: list[tuple[float, float]] = field(default_factory=list)
@@ -92,8 +94,17 @@ class Faults:
             for one in happening:
                 one.result()
 
+    def _beats(self, seconds: float, spread: float = 0.0) -> Iterator[None]:
+        """Every so many seconds, give or take a share of them, until it is over."""
+        due = time.monotonic()
+        while True:
+            due += seconds * random.uniform(1 - spread, 1 + spread)
+            if self._over.wait(max(0.0, due - time.monotonic())):
+                return
+            yield
+
     def _kill(self) -> None:
-        while not self._over.wait(self.plan.kill_every * random.uniform(0.5, 1.5)):
+        for _ in self._beats(self.plan.kill_every, spread=0.5):
             self.kills += self.fleet.kill()
 
     def _freeze(self) -> None:
@@ -103,12 +114,12 @@ class Faults:
                     worker.signal(signal.SIGSTOP)
                     time.sleep(FROZEN_SECONDS)
                     worker.signal(signal.SIGCONT)
-                    self.frozen.append(worker)
+                    self.freezes += 1
                     self._over.wait(AFTERWARDS_SECONDS)
 
     def _crash(self) -> None:
         assert self.server is not None
-        while not self._over.wait(self.plan.restart_every):
+        for _ in self._beats(self.plan.crash_every):
             gone = time.monotonic()
             self.server.stop("immediate")
             self.server.start()
