@@ -23,8 +23,11 @@ T = TypeVar("T")
 TAG = "nexus"
 """On every flow run of ours; what `deployments.reap` looks for."""
 
-ATTEMPT_NAME = "{task_id} · attempt {number} · {agent_id}"
-"""The name of a task run."""
+
+def attempt_name(task_id: str, number: int, agent_id: str) -> str:
+    """The name of the run that makes an attempt."""
+    return f"{task_id} · attempt {number} · {agent_id}"
+
 
 logger = logging.getLogger("nexus.flows")
 

@@ -21,9 +21,9 @@ from flows.handlers.contract import Handler
 from flows.heartbeat import Ending, Pulse, heartbeat
 from flows.secrets import MaskedLog, in_words, told
 from flows.threads import in_own_thread, outlast, to_the_end
-from nexus import AttemptOutcome, Claim, Task, TaskNexus, TaskStatus
+from nexus import Attempt, AttemptOutcome, Claim, Task, TaskNexus, TaskStatus
 from nexus.errors import ClaimLost, DatabaseUnavailable, IllegalTransition, NexusError
-from nexus.masking import mask_of
+from nexus.masking import Mask, mask_of
 
 T = TypeVar("T")
 
@@ -31,6 +31,9 @@ GRACE_SECONDS: Final = 10.0
 """How long a handler may take to notice that it must stop."""
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
+
+Start = Callable[[Claim, Any], Awaitable[Attempt]]
+"""Begins an attempt in a run; raises what `TaskNexus.start` raises."""
 
 Complete = Callable[[Claim, Any], Awaitable[TaskStatus]]
 """Writes a result; raises what `TaskNexus.complete` raises."""
@@ -71,6 +74,8 @@ async def run_attempt(
     log: Log | None = None,
     grace_seconds: float = GRACE_SECONDS,
     pulse: Pulse | None = None,
+    mask: Mask | None = None,
+    start: Start | None = None,
     complete: Complete | None = None,
     on_idle: Callable[[], None] | None = None,
 ) -> Finished:
@@ -80,14 +85,18 @@ async def run_attempt(
         lease_seconds: the length of the claim's lease; None is the setting.
         run_ref: what made this attempt, kept on its row.
         pulse: where the agent's other hands see whether it can renew its claims.
-        complete: how a result is written; None is at once, by itself.
+        mask: what is secret here; None is what the settings and the environment say.
+        start: how the attempt begins; None is at once, by itself.
+        complete: how a result is written; None is the same.
         on_idle: called when the handler has ended, before that is written.
 
     Raises `NoHandler` (the claim is handed back), `ClaimLost` (before it began), `DatabaseUnavailable`, and
     passes on `asyncio.CancelledError`, and whatever else breaks the event loop off, after the claim was handed
     back.
     """
-    run = _Run(nexus, claim, log or logging.getLogger("nexus.handlers"), lease_seconds, grace_seconds, pulse)
+    secret = (mask or mask_of(nexus.settings, os.environ)).knowing(claim.task.payload)
+    run = _Run(nexus, claim, log or logging.getLogger("nexus.handlers"), lease_seconds, grace_seconds, pulse, secret)
+    run.start = start or run.start_alone
     run.complete = complete or run.complete_alone
     run.on_idle = on_idle
     work = find(claim.task.task_type)
@@ -100,13 +109,21 @@ async def run_attempt(
 
 class _Run:
     context: TaskContext
+    start: Start
     complete: Complete
     on_idle: Callable[[], None] | None
 
     def __init__(
-        self, nexus: TaskNexus, claim: Claim, log: Log, lease_seconds: float | None, grace: float, pulse: Pulse | None
+        self,
+        nexus: TaskNexus,
+        claim: Claim,
+        log: Log,
+        lease_seconds: float | None,
+        grace: float,
+        pulse: Pulse | None,
+        mask: Mask,
     ) -> None:
-        self.mask = mask_of(nexus.settings, os.environ, claim.task.payload)
+        self.mask = mask
         self.nexus, self.claim, self.log, self.grace = nexus, claim, MaskedLog(log, self.mask), grace
         self.lease_seconds = lease_seconds or nexus.settings.lease_seconds
         self.pulse = pulse
@@ -119,7 +136,7 @@ class _Run:
         try:
             await asyncio.sleep(0)  # where the caller was stopped while it claimed
             if task.status == TaskStatus.CLAIMED:
-                self.number = (await to_the_end(self.nexus.start, self.claim, run_ref)).number
+                self.number = (await self.start(self.claim, run_ref)).number
             else:  # it began with its claim
                 self.number = task.attempt_count
             results = await to_the_end(self.nexus.results, task.depends_on) if task.depends_on else {}
@@ -249,8 +266,12 @@ class _Run:
             return await self._failed(unfit)
         return Finished(AttemptOutcome.COMPLETED, self.number, self._seconds(), status)
 
+    async def start_alone(self, claim: Claim, run_ref: Any) -> Attempt:
+        """As a shift, for one."""
+        return await to_the_end(self.nexus.start, claim, run_ref)
+
     async def complete_alone(self, claim: Claim, result: Any) -> TaskStatus:
-        """As the outbox of a shift, for one."""
+        """The same."""
         task = await to_the_end(self._insist, lambda: self.nexus.complete(claim, result))
         return task.status
 

@@ -1,10 +1,11 @@
 """`process_agent_tasks`: one agent works through what it may claim; one flow run, one Prefect task run an attempt."""
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,8 +20,8 @@ from flows.execute import AgentId, raise_unless_completed
 from flows.handlers import runnable_types
 from flows.heartbeat import Pulse
 from flows.observe import (
-    ATTEMPT_NAME,
     artifact_key,
+    attempt_name,
     ended_well,
     run_log,
     run_ref,
@@ -28,13 +29,14 @@ from flows.observe import (
     showing_progress,
     tag_flow_run,
 )
-from flows.outbox import Outbox
 from flows.reports import AttemptReport, ShiftReport
 from flows.runner import Finished, Log, run_attempt
 from flows.threads import outlast, rarely_collected, ringing, to_the_end
-from nexus import Claim, TaskNexus
+from flows.together import Together
+from nexus import Attempt, Claim, TaskNexus
 from nexus.errors import DatabaseUnavailable, NexusError
-from nexus.states import TERMINAL
+from nexus.masking import Mask, mask_of
+from nexus.states import TERMINAL, TaskStatus
 
 # Prefect's forms take bounds and choices from here, descriptions from the docstring.
 Concurrency = Annotated[int, Field(ge=1, le=100)]
@@ -48,6 +50,12 @@ POLL_SECONDS = 1.0
 
 AHEAD_SECONDS = 0.1
 """Work of so long is claimed ahead: nothing where a task takes longer, so that it waits for a hand that is free."""
+
+LINGER_SECONDS = 0.02
+"""How long a completion waits for others to be written with, where there are some."""
+
+LINGER_TO_BEGIN_SECONDS = 0.002
+"""The same of an attempt that is about to begin: somebody's hand waits for it."""
 
 AHEAD_AT_MOST = 200
 """Claims ahead, however fast the work goes."""
@@ -101,8 +109,7 @@ async def process_agent_tasks(
         lease_seconds or nexus.settings.lease_seconds,
         observe,
     )
-    calmly = rarely_collected() if observe == "shift" else nullcontext()
-    with calmly:
+    with rarely_collected():
         async with showing_progress(shift.progress, artifact_key("nexus-progress", agent_id), observe == "shift"):
             report = await shift.work(wait=mode == "wait", beside=beside)
     if report.attempts:
@@ -136,7 +143,12 @@ class Shift:
     """Handlers that run; an attempt whose result is being written has its hand free again."""
     stir: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when there is something to do for who leads the shift."""
-    outbox: Outbox = field(init=False)
+    begun: Together[Attempt] = field(init=False)
+    """The attempts that begin."""
+    completed: Together[TaskStatus] = field(init=False)
+    """Those that go well."""
+    mask: Mask = field(init=False)
+    """What is secret here, as of the last claim."""
     log: Log = field(init=False)
     run: dict[str, Any] = field(init=False)
     ended: int = 0
@@ -147,7 +159,15 @@ class Shift:
     """How many claims it likes to have ahead."""
 
     def __post_init__(self) -> None:
-        self.outbox = Outbox(self.nexus, self.lease_seconds)
+        nexus = self.nexus
+        self.begun = Together(
+            lambda claims, refs: nexus.start_many(claims, run_refs=refs), self.lease_seconds, LINGER_TO_BEGIN_SECONDS
+        )
+        self.completed = Together(
+            lambda claims, results: nexus.complete_many([*zip(claims, results, strict=True)]),
+            self.lease_seconds,
+            LINGER_SECONDS,
+        )
 
     async def work(self, *, wait: bool, beside: Sequence[str] = ()) -> ShiftReport:
         """Claim and work until there is nothing left to do; hand back what is held when stopped."""
@@ -212,6 +232,7 @@ class Shift:
             return []
         # Where only the shift is shown all attempts belong to its run, and begin with their claims.
         begun = {"start": True, "run_ref": self.run} if self.observe == "shift" else {}
+        self.mask = mask_of(self.nexus.settings, os.environ)
         claims = await to_the_end(
             self.nexus.claim,
             self.agent_id,
@@ -279,9 +300,7 @@ class Shift:
             else:
                 token = _work.set(work)
                 try:
-                    # Prefect types return_state for sync tasks only.
-                    number = claim.task.attempt_count + 1
-                    await _attempt(claim.task_id, number, claim.agent_id, return_state=True)  # type: ignore[misc]
+                    await _attempt(return_state=True)  # type: ignore[misc] # Prefect types it for sync tasks only
                 finally:
                     _work.reset(token)
         finally:
@@ -313,13 +332,17 @@ class Shift:
 
 @dataclass(slots=True)
 class _Work:
-    """What one hand is to do; Prefect itself sees the task's id and the attempt's number only."""
+    """What one hand is to do. Prefect sees its name only: each parameter of a task run costs it time."""
 
     shift: Shift
     claim: Claim
     freed: Callable[[], None]
     finished: Finished | None = None
     is_free: bool = False
+
+    def name(self) -> str:
+        """Whose attempt at what."""
+        return attempt_name(self.claim.task_id, self.claim.task.attempt_count + 1, self.claim.agent_id)
 
     def free(self) -> None:
         """The hand is free; said once."""
@@ -338,20 +361,22 @@ class _Work:
             run_ref=ref,
             log=shift.log if shift.observe == "shift" else run_log(),
             pulse=shift.pulse,
-            complete=shift.outbox.complete,
-            on_idle=self.free if shift.observe == "shift" else None,
+            mask=shift.mask,
+            start=shift.begun.write,
+            complete=shift.completed.write,
+            on_idle=self.free,
         )
 
 
 _work: ContextVar[_Work] = ContextVar("work")
 
 
-@task(name="attempt", task_run_name=ATTEMPT_NAME, cache_policy=NO_CACHE)
-async def _attempt(task_id: str, number: int, agent_id: str) -> None:  # noqa: ARG001 - they name the run
+@task(name="attempt", task_run_name=lambda: _work.get().name(), cache_policy=NO_CACHE)
+async def _attempt() -> None:
     work = _work.get()
     await work.do(run_ref())
     assert work.finished is not None
-    raise_unless_completed(task_id, work.finished)
+    raise_unless_completed(work.claim.task_id, work.finished)
 
 
 def _key(claim: Claim) -> tuple[str, int]:

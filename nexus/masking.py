@@ -9,8 +9,9 @@ It is a net below people who are careful, not a promise: a secret that was encod
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
-from typing import Any, Final
+from copy import copy
+from functools import cache, lru_cache
+from typing import Any, Final, Self
 
 from nexus.settings import NexusSettings
 
@@ -30,8 +31,8 @@ class Mask:
     def __init__(self, names: Iterable[str], patterns: Iterable[str], known: Iterable[str] = ()) -> None:
         self._names = tuple(_folded(name) for name in names)
         self._finds = [_compiled(pattern) for pattern in patterns]
-        literal = sorted({text for text in known if len(text) >= _SHORTEST}, key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, literal))) if literal else None
+        self._literal = {text for text in known if len(text) >= _SHORTEST}
+        self._known = _any_of(self._literal)
         self._assigned = _assigned(self._names) if self._names else None
 
     def text(self, text: str) -> str:
@@ -54,12 +55,21 @@ class Mask:
             return [self.value(inner, secret=secret) for inner in value]
         return value
 
+    def knowing(self, payload: Any) -> Self:
+        """The same mask, which also knows the secrets of a task's payload."""
+        more = {text for text in self.secrets_in(payload) if len(text) >= _SHORTEST} - self._literal
+        if not more:
+            return self
+        wider = copy(self)
+        wider._literal = self._literal | more
+        wider._known = _any_of(wider._literal)
+        return wider
+
     def is_secret(self, name: Any) -> bool:
         """Does a member or variable of this name hold a secret?"""
         if not isinstance(name, str) or len(name) > 200:
             return False
-        words = f"_{_folded(name)}_"
-        return any(f"_{one}_" in words or (len(one) > 4 and f"{one}_" in words) for one in self._names)
+        return _is_secret(name, self._names)
 
     def secrets_in(self, value: Any, *, secret: bool = False) -> Iterator[str]:
         """The texts of a JSON value that stand below a secret name."""
@@ -82,10 +92,22 @@ def mask_of(settings: NexusSettings, environment: Mapping[str, str], payload: An
     by_name = Mask(secrets.names, ())
     known = [value for name, value in environment.items() if by_name.is_secret(name)]
     known += [found[1] for found in re.finditer(r"://[^\s/@:]*:([^\s/@]+)@", settings.database_url)]
-    return Mask(secrets.names, secrets.patterns, [*known, *by_name.secrets_in(payload)])
+    return Mask(secrets.names, secrets.patterns, known).knowing(payload)
 
 
-@cache
+def _any_of(literal: Iterable[str]) -> re.Pattern[str] | None:
+    """The longest first: one may begin with another."""
+    found = sorted(literal, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, found))) if found else None
+
+
+@lru_cache(maxsize=4096)
+def _is_secret(name: str, names: tuple[str, ...]) -> bool:
+    words = f"_{_folded(name)}_"
+    return any(f"_{one}_" in words or (len(one) > 4 and f"{one}_" in words) for one in names)
+
+
+@lru_cache(maxsize=4096)
 def _folded(name: str) -> str:
     """`X-Api-Key`, `apiKey`, `API_KEY`: all `api_key` at their end."""
     return "_".join(word.lower() for word in _WORDS.findall(name))

@@ -7,7 +7,7 @@ from typing import Any, Final
 from nexus import explaining, queries, records, registration, transitions, watch
 from nexus.arguments import a_count, a_lease, a_name, json_list
 from nexus.engine import Tx
-from nexus.errors import IllegalTransition, NexusError, NotClaimable, TaskNotFound
+from nexus.errors import IllegalTransition, InvalidTask, NexusError, NotClaimable, TaskNotFound
 from nexus.facade.sweeping import Sweeping
 from nexus.rows import Row, claim_of, made, moment_of, task_of
 from nexus.schemas import Attempt, Claim
@@ -92,23 +92,34 @@ class Taking(Sweeping):
             raise begun
         return begun
 
-    def start_many(self, claims: Sequence[Claim], run_ref: Any = None) -> list[Attempt | NexusError]:
-        """Begin to work on many at once, all in the run `run_ref`.
+    def start_many(
+        self, claims: Sequence[Claim], run_ref: Any = None, *, run_refs: Sequence[Any] | None = None
+    ) -> list[Attempt | NexusError]:
+        """Begin to work on many at once, all in the run `run_ref`, or each in its own of `run_refs`.
 
         For each claim, in order, its attempt or the error that `start` would have raised for it.
 
-        Raises `InvalidTask` (`run_ref` is no JSON, or too large).
+        Raises `InvalidTask` (a run is no JSON, or too large, or they are not as many as the claims).
         """
-        self._check("run_ref", run_ref)
-        begun = self._start(claims, run_ref) if claims else {}
-        return self._each(Verb.START, claims, lambda claim: _attempt(claim, begun.pop(claim.task_id, None), run_ref))
+        refs = [run_ref] * len(claims) if run_refs is None else list(run_refs)
+        if len(refs) != len(claims):
+            raise InvalidTask(f"there are {len(claims)} claims and {len(refs)} runs; give one for each, in order")
+        for ref in (run_ref,) if run_refs is None else refs:
+            self._check("run_ref", ref)
+        ref_of = {claim.task_id: ref for claim, ref in zip(claims, refs, strict=True)}
+        begun = self._start([*zip(claims, refs, strict=True)]) if claims else {}
 
-    def _start(self, claims: Sequence[Claim], run_ref: Any) -> dict[str, Row]:
+        def attempt(claim: Claim) -> Attempt | None:
+            return _attempt(claim, begun.pop(claim.task_id, None), ref_of[claim.task_id])
+
+        return self._each(Verb.START, claims, attempt)
+
+    def _start(self, asked: Sequence[tuple[Claim, Any]]) -> dict[str, Row]:
         def again(tx: Tx) -> dict[str, Row]:
-            there = transitions.begun(tx, claims)
-            return there | transitions.start(tx, [one for one in claims if one.task_id not in there], run_ref)
+            there = transitions.begun(tx, [claim for claim, _ in asked])
+            return there | transitions.start(tx, [one for one in asked if one[0].task_id not in there])
 
-        return self._database.write_at_once(lambda tx: transitions.start(tx, claims, run_ref), again)
+        return self._database.write_at_once(lambda tx: transitions.start(tx, asked), again)
 
     def _claim(
         self,

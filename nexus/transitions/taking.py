@@ -31,14 +31,14 @@ _RUN_REF = sa.bindparam("p_run_ref", type_=tasks.c.run_ref.type)
 _ONE: sa.ColumnElement[int] = sa.literal_column("1")
 
 
-def _begun(count: sa.ColumnElement[int]) -> dict[str, Any]:
+def _begun(run_ref: sa.ColumnElement[Any]) -> dict[str, Any]:
     """The values of a task at which an attempt begins."""
     return {
-        "attempt_count": count + _ONE,
+        "attempt_count": tasks.c.attempt_count + _ONE,
         "started_at": now(),
         "heartbeat_at": now(),
         "note": sa.null(),
-        "run_ref": _RUN_REF,
+        "run_ref": run_ref,
     }
 
 
@@ -79,7 +79,7 @@ def _claim(limit: int | None, *, handles: bool, start: bool, remembered: bool, a
         lease_expires_at=later(now(), lease),
         claimed_at=now(),
         waited_seconds=seconds_between(tasks.c.available_at, now()),
-        **(_begun(tasks.c.attempt_count) if start else {}),
+        **(_begun(_RUN_REF) if start else {}),
     )
     return Compound(Verb.CLAIM, move, None, _taken)
 
@@ -161,27 +161,24 @@ def _begun_of(moved: sa.FromClause) -> list[sa.ColumnElement[Any]]:
 
 @lru_cache(maxsize=1)
 def _start() -> Compound:
-    move = fenced_many(Verb.START, shown()).values(
+    claims = shown()
+    move = fenced_many(Verb.START, claims).values(
         status=_literal(TaskStatus.IN_PROGRESS),
         lease_expires_at=later(now(), tasks.c.lease_seconds),
-        **_begun(tasks.c.attempt_count),
+        **_begun(claims.c.value),
     )
     return Compound(Verb.START, move, None, _begun_of)
 
 
-def start(tx: Tx, claims: Sequence[Claim], run_ref: Any) -> dict[str, Row]:
-    """Begin the attempts; of those that could begin their number (`attempt_count`) and `started_at`, by task.
+def start(tx: Tx, claims: Sequence[tuple[Claim, Any]]) -> dict[str, Row]:
+    """Begin the attempts, each in a run; of those that could begin `attempt_count` (their number) and `started_at`.
 
-    Nothing else is ever left behind: a claim ended the waiting period, and a start ends no task.
+    By task. Nothing else is ever left behind: a claim ended the waiting period, and a start ends no task.
     """
-    return {row.task_id: row for row in _start().run(tx, {**_shown(tx, claims), "p_run_ref": run_ref})}
-
-
-def _shown(tx: Tx, claims: Sequence[Claim]) -> dict[str, Any]:
-    return showing(tx, [(claim, None) for claim in claims])
+    return {row.task_id: row for row in _start().run(tx, showing(tx, claims))}
 
 
 def begun(tx: Tx, claims: Sequence[Claim]) -> dict[str, Row]:
     """As `start` says it, of those that have begun under these claims: by somebody whose answer was lost."""
     there = done_by(Verb.START, tasks.c.seq, *_begun_of(tasks))
-    return {row.task_id: row for row in tx.plain(there, _shown(tx, claims))}
+    return {row.task_id: row for row in tx.plain(there, showing(tx, [(claim, None) for claim in claims]))}

@@ -100,6 +100,26 @@ def test_starts_that_are_refused(nexus: TaskNexus) -> None:
     assert nexus.complete_many([]) == []
 
 
+def test_each_begins_in_a_run_of_its_own(nexus: TaskNexus) -> None:
+    add(nexus, "T1", "T2", "T3")
+    claims = nexus.claim("Ada", 3)
+    runs = [{"task_run_id": "1"}, None, {"b": 1, "a": "ü"}]
+    assert [attempt.run_ref for attempt in nexus.start_many(claims, run_refs=runs)] == runs
+    assert [nexus.attempts(claim.task_id)[0].run_ref for claim in claims] == runs
+    nexus.complete_many([(claim, None) for claim in claims])
+    assert [nexus.attempts(claim.task_id)[0].run_ref for claim in claims] == runs
+
+
+def test_there_is_a_run_for_each_or_nothing_begins(nexus: TaskNexus) -> None:
+    add(nexus, "T1", "T2")
+    claims = nexus.claim("Ada", 2)
+    with pytest.raises(InvalidTask, match="2 claims and 1 runs"):
+        nexus.start_many(claims, run_refs=[None])
+    with pytest.raises(InvalidTask, match=r"NaN|nan"):
+        nexus.start_many(claims, run_refs=[None, {"n": float("nan")}])
+    assert nexus.stats() == {"claimed": 2}
+
+
 def test_who_waited_for_them_is_freed_and_reviews_are_asked_for(nexus: TaskNexus) -> None:
     add(nexus, "A", "B", "C")
     add(nexus, "reviewed", requires_review=True)
