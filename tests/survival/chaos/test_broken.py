@@ -3,20 +3,17 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import sqlalchemy as sa
 
 from nexus import NewTask, RetryPolicy, TaskNexus
 from nexus.errors import ClaimLost
 
 from ...conftest import Clock
 from . import judge
-from .ledger import Execution, Ledger
+from .ledger import Execution
 from .record import Record
-from .workers import Worker
 
 ADDED: Final = ("first", "after", "retried", "spent", "skipped", "taken")
 AT_ONCE: Final = RetryPolicy(backoff_seconds=0, jitter=0, max_attempts=2)
@@ -90,6 +87,21 @@ def test_a_day_on_which_all_went_as_it_may_is_passed(record: Record) -> None:
     assert record.attempts["taken"][0].late_result["execution"] == "taken-1"
 
 
+Break = Callable[[Record], None]
+BROKEN: Final[dict[Break, tuple[Callable[..., Any], str]]] = {}
+"""What is done to the record, which judge is to see it, and what it is to say."""
+
+
+def breaks(by: Callable[..., Any], says: str) -> Callable[[Break], Break]:
+    """Register what is done to the record: this judge is to see it, and to say this."""
+
+    def register(break_it: Break) -> Break:
+        BROKEN[break_it] = by, says
+        return break_it
+
+    return register
+
+
 def task(record: Record, task_id: str, **values: Any) -> None:
     """The board says something else of a task."""
     record.tasks[task_id] = record.tasks[task_id].model_copy(update=values)
@@ -108,81 +120,100 @@ def move(record: Record, task_id: str, verb: str, which: int = 0, **values: Any)
     history[place] = history[place].model_copy(update=values)
 
 
+@breaks(judge.nothing_is_missing, "first was added, and is gone")
 def is_gone(record: Record) -> None:
     del record.tasks["first"]
 
 
+@breaks(judge.nothing_is_missing, "taken is there, and nobody has added it")
 def was_never_added(record: Record) -> None:
     record.added -= {"taken"}
 
 
+@breaks(judge.nothing_is_held, "taken is in_progress, and nobody is there any more")
 def is_left_in_progress(record: Record) -> None:
     task(record, "taken", status="in_progress")
 
 
+@breaks(judge.nothing_is_held, "skipped is pending: it has not ended")
 def is_left_waiting(record: Record) -> None:
     task(record, "skipped", status="pending")
 
 
+@breaks(judge.all_ended_by_their_policies, "taken 0 failures and 0 losses are counted, 0 and 1")
 def a_loss_is_not_counted(record: Record) -> None:
     task(record, "taken", loss_count=0)
 
 
+@breaks(judge.all_ended_by_their_policies, "spent is a dead letter after 2 failures")
 def a_dead_letter_too_early(record: Record) -> None:
     task(record, "spent", retry_policy=AT_ONCE.model_copy(update={"max_attempts": 3}))
 
 
+@breaks(judge.all_ended_by_their_policies, "retried was completed after 1 failures")
 def more_attempts_than_the_policy_allows(record: Record) -> None:
     task(record, "retried", retry_policy=AT_ONCE.model_copy(update={"max_attempts": 1}))
 
 
+@breaks(judge.all_ended_by_their_policies, "skipped was cancelled, and nothing")
 def is_cancelled_for_nothing(record: Record) -> None:
     task(record, "spent", status="completed")
 
 
+@breaks(judge.all_ended_by_their_policies, "retried failed of what it was not meant to")
 def fails_of_a_fault_of_the_shift(record: Record) -> None:
     attempt(record, "retried", 1, error="TypeError: None")
 
 
+@breaks(judge.results_are_those_of_the_winners, "taken has the result")
 def has_the_result_of_the_loser(record: Record) -> None:
     task(record, "taken", result=record.attempts["taken"][0].late_result)
 
 
+@breaks(judge.results_are_those_of_the_winners, "taken is completed, and 2 of its attempts are")
 def is_completed_twice(record: Record) -> None:
     attempt(record, "taken", 1, outcome="completed")
 
 
+@breaks(judge.results_are_those_of_the_winners, "first has a result of first-1")
 def has_a_result_that_nobody_returned(record: Record) -> None:
     record.executions["first"][0].how = None
 
 
+@breaks(judge.results_are_those_of_the_winners, "taken what came late to claim 1")
 def has_a_late_result_of_somebody_else(record: Record) -> None:
     attempt(record, "taken", 1, late_result=record.attempts["taken"][1].result)
 
 
+@breaks(judge.results_are_those_of_the_winners, "after was given results")
 def was_given_another_result(record: Record) -> None:
     result = {**record.tasks["after"].result, "after": {"first": "first-2"}}
     task(record, "after", result=result)
     attempt(record, "after", 1, result=result)
 
 
+@breaks(judge.claims_do_not_overlap, "taken claim 2 was made 1.000000 s before claim 1 ended")
 def claims_overlap(record: Record) -> None:
     ended = next(event.at for event in record.histories["taken"] if event.verb == "expire")
     move(record, "taken", "claim", at=ended - timedelta(seconds=1))
 
 
+@breaks(judge.claims_do_not_overlap, "taken claim 2 was made, and claim 1 never ended")
 def a_claim_never_ended(record: Record) -> None:
     record.histories["taken"] = [event for event in record.histories["taken"] if event.verb != "expire"]
 
 
+@breaks(judge.claims_do_not_overlap, "taken claim 1 was made after claim 1")
 def an_older_claim_comes_later(record: Record) -> None:
     move(record, "taken", "claim", claim_no=1)
 
 
+@breaks(judge.histories_are_possible, "first complete led from pending to completed")
 def a_move_that_is_not_legal(record: Record) -> None:
     move(record, "first", "complete", from_status="pending")
 
 
+@breaks(judge.executions_are_explained, "first was executed by Ada under claim 2")
 def an_execution_that_no_attempt_explains(record: Record) -> None:
     one = record.executions["first"][0]
     record.executions["first"].append(
@@ -190,62 +221,38 @@ def an_execution_that_no_attempt_explains(record: Record) -> None:
     )
 
 
+@breaks(judge.executions_are_explained, "first was executed 2 times under claim 1")
 def twice_under_one_claim(record: Record) -> None:
     one = record.executions["first"][0]
     record.executions["first"].append(replace(one, name="first-b", began=one.began + 9, ended=one.began + 10))
 
 
+@breaks(judge.executions_are_explained, "first attempt 1 of Ada was executed as 1 by Bob")
 def executed_by_somebody_else(record: Record) -> None:
     record.executions["first"][0].agent_id = "Bob"
 
 
+@breaks(judge.executions_are_explained, "retried attempt 1 is failed, and its execution was ret")
 def a_failure_that_was_none(record: Record) -> None:
     record.executions["retried"][0].how = "returned"
 
 
+@breaks(judge.executions_are_explained, "retried attempt 1 is failed, and was never")
 def an_attempt_that_was_never_executed(record: Record) -> None:
     del record.executions["retried"][0]
 
 
+@breaks(
+    judge.executions_overlap_only_where_one_was_given_up,
+    "retried was executed twice at once: by Ada during attempt 1, failed",
+)
 def twice_at_once_though_nobody_was_given_up(record: Record) -> None:
     one, following = record.executions["retried"]
     following.began = one.began
 
 
-BROKEN: Final[dict[Callable[[Record], None], tuple[Callable[..., Any], str]]] = {
-    is_gone: (judge.nothing_is_missing, "first was added, and is gone"),
-    was_never_added: (judge.nothing_is_missing, "taken is there, and nobody has added it"),
-    is_left_in_progress: (judge.nothing_is_held, "taken is in_progress, and nobody is there any more"),
-    is_left_waiting: (judge.nothing_is_held, "skipped is pending: it has not ended"),
-    a_loss_is_not_counted: (judge.all_ended_by_their_policies, "taken 0 failures and 0 losses are counted, 0 and 1"),
-    a_dead_letter_too_early: (judge.all_ended_by_their_policies, "spent is a dead letter after 2 failures"),
-    more_attempts_than_the_policy_allows: (judge.all_ended_by_their_policies, "retried was completed after 1 failures"),
-    is_cancelled_for_nothing: (judge.all_ended_by_their_policies, "skipped was cancelled, and nothing"),
-    fails_of_a_fault_of_the_shift: (judge.all_ended_by_their_policies, "retried failed of what it was not meant to"),
-    has_the_result_of_the_loser: (judge.results_are_those_of_the_winners, "taken has the result"),
-    is_completed_twice: (judge.results_are_those_of_the_winners, "taken is completed, and 2 of its attempts are"),
-    has_a_result_that_nobody_returned: (judge.results_are_those_of_the_winners, "first has a result of first-1"),
-    has_a_late_result_of_somebody_else: (judge.results_are_those_of_the_winners, "taken what came late to claim 1"),
-    was_given_another_result: (judge.results_are_those_of_the_winners, "after was given results"),
-    claims_overlap: (judge.claims_do_not_overlap, "taken claim 2 was made 1.000000 s before claim 1 ended"),
-    a_claim_never_ended: (judge.claims_do_not_overlap, "taken claim 2 was made, and claim 1 never ended"),
-    an_older_claim_comes_later: (judge.claims_do_not_overlap, "taken claim 1 was made after claim 1"),
-    a_move_that_is_not_legal: (judge.histories_are_possible, "first complete led from pending to completed"),
-    an_execution_that_no_attempt_explains: (judge.executions_are_explained, "first was executed by Ada under claim 2"),
-    twice_under_one_claim: (judge.executions_are_explained, "first was executed 2 times under claim 1"),
-    executed_by_somebody_else: (judge.executions_are_explained, "first attempt 1 of Ada was executed as 1 by Bob"),
-    a_failure_that_was_none: (judge.executions_are_explained, "retried attempt 1 is failed, and its execution was ret"),
-    an_attempt_that_was_never_executed: (judge.executions_are_explained, "retried attempt 1 is failed, and was never"),
-    twice_at_once_though_nobody_was_given_up: (
-        judge.executions_overlap_only_where_one_was_given_up,
-        "retried was executed twice at once: by Ada during attempt 1, failed",
-    ),
-}
-"""What is done to the record, which judge is to see it, and what it is to say."""
-
-
 @pytest.mark.parametrize("break_it", BROKEN, ids=lambda break_it: break_it.__name__)
-def test_what_is_broken_on_purpose_is_noticed(record: Record, break_it: Callable[[Record], None]) -> None:
+def test_what_is_broken_on_purpose_is_noticed(record: Record, break_it: Break) -> None:
     by, says = BROKEN[break_it]
     break_it(record)
     assert [wrong for wrong in judge.wrongs(record) if wrong.startswith(f"{by.__name__}: {says}")]
@@ -253,45 +260,3 @@ def test_what_is_broken_on_purpose_is_noticed(record: Record, break_it: Callable
 
 def test_every_judge_can_find_something() -> None:
     assert {by for by, _ in BROKEN.values()} == set(judge.JUDGES)
-
-
-@pytest.mark.parametrize(
-    ("ended", "code", "says"),
-    [
-        (None, None, "has not ended"),
-        (5.0, 1, "ended by itself after 4.0 s"),
-        (5.0, 0, "ended by itself after 4.0 s"),
-        (9.0, -9, "did not in time"),
-        (9.0, 1, "did not in time"),
-    ],
-)
-def test_a_worker_that_gives_up_is_noticed(tmp_path: Path, ended: float | None, code: int | None, says: str) -> None:
-    worker = Worker(1, "Ada", "task", tmp_path / "ada.jsonl", started=1.0, ended=ended, code=code)
-    [wrong] = judge.gave_up([worker], 8.0, [(5.5, 7.0)])
-    assert says in wrong
-
-
-def test_a_worker_may_end_where_there_was_nobody_to_speak_to_unless_it_was_at_work(tmp_path: Path) -> None:
-    ledger = tmp_path / "ada.jsonl"
-    worker = Worker(1, "Ada", "task", ledger, started=1.0, ended=5.0, code=1)
-    killed = Worker(2, "Bob", "task", ledger, started=1.0, ended=5.0, code=-9)
-    stopped = Worker(3, "Cid", "task", ledger, started=1.0, ended=9.0, code=0)
-    assert list(judge.gave_up([worker, killed, stopped], 8.0, [(4.0, 7.0)])) == []
-    Ledger(ledger).begins("T1-1", "T1", 1, 1, "Ada")
-    assert len(list(judge.gave_up([worker, killed, stopped], 8.0, [(4.0, 7.0)]))) == 1
-
-
-def test_what_the_doctor_finds_is_noticed(nexus: TaskNexus) -> None:
-    nexus.add_task({"task_id": "T1"})
-    assert judge.findings(nexus) == []
-    nexus._database.write(lambda tx: tx.plain(sa.text("UPDATE nexus_tasks SET unmet_dependencies = 1")))
-    [finding] = judge.findings(nexus)
-    assert "T1" in finding
-
-
-def test_a_connection_that_is_left_is_noticed(postgres_url: str, open_board: Callable[..., TaskNexus]) -> None:
-    nexus = open_board(postgres_url)
-    nexus.stats()
-    assert len(judge.connections_left(postgres_url, seconds=0)) == 1
-    nexus.close()
-    assert judge.connections_left(postgres_url) == []
