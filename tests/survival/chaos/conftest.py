@@ -10,7 +10,8 @@ from deployments.ports import free_port
 from deployments.prefect_server import OwnServer
 from nexus import NexusSettings
 
-from ...deployments.live import end_processes_of, processes_of
+from ...deployments.live import processes_of
+from ..leash import leashed
 from ..server import Server
 
 
@@ -18,9 +19,9 @@ from ..server import Server
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Whoever was started for these tests has this folder in its environment; none of them is left at the end."""
     folder = tmp_path_factory.mktemp("chaos")
-    yield folder
-    left = processes_of(folder)
-    end_processes_of(folder)
+    with leashed(folder):
+        yield folder
+        left = processes_of(folder)
     assert not left, f"left behind: {left}"
 
 

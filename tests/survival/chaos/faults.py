@@ -45,12 +45,12 @@ class Plan:
 
 
 SHORT: Final = Plan(
-    tasks=1500,
-    seconds=20,
+    tasks=1200,
+    seconds=15,
     kill_every=0.6,
-    crash_every=4,
+    crash_every=3,
     freeze_every=2,
-    prefect_leaves_after=5,
+    prefect_leaves_after=3,
     prefect_stays_away=2,
     peace_seconds=90,
 )
@@ -59,7 +59,7 @@ LONG: Final = Plan(
     seconds=60,
     kill_every=1,
     crash_every=10,
-    freeze_every=6,
+    freeze_every=3,
     prefect_leaves_after=20,
     prefect_stays_away=15,
     peace_seconds=300,
