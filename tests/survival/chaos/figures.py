@@ -11,7 +11,7 @@ from typing import Self
 
 from nexus import AttemptOutcome, TaskStatus
 
-from .faults import Faults, Plan
+from .faults import Faults
 from .ledger import Execution
 from .record import Record
 from .workers import Worker
@@ -21,9 +21,6 @@ REPORT = "NEXUS_TEST_CHAOS_REPORT"
 
 OBSERVED = ("task", "shift")
 """How workers are shown in Prefect."""
-
-LEAST = 0.25
-"""Where less than this share of what was planned has gone wrong, nothing is proved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +98,17 @@ class Figures:
             ),
         )
 
-    def too_little(self, plan: Plan, *, crashes: bool) -> dict[str, float]:
-        """Of what there is less than a quarter of what was planned, or nothing at all."""
-        there = {
-            "kills": self.kills / plan.seconds * plan.kill_every,
-            "crashes": self.crashes / plan.seconds * plan.crash_every if crashes else 1,
-            "freezes": self.freezes,
-            "without Prefect": self.seconds_without_prefect / plan.prefect_stays_away,
-            "lost": self.attempts.get(AttemptOutcome.LOST, 0),
+    def missing(self) -> list[str]:
+        """What never happened, and had to: without it nothing is proved."""
+        had_to = {
+            "lost attempts": self.attempts.get(AttemptOutcome.LOST, 0),
             "dead letters": self.dead_letters,
-            **{f"completed without Prefect ({name})": self.completed_without_prefect.get(name, 0) for name in OBSERVED},
+            **{
+                f"completions without Prefect ({name})": self.completed_without_prefect.get(name, 0)
+                for name in OBSERVED
+            },
         }
-        return {name: number for name, number in there.items() if number < LEAST}
+        return [name for name, times in had_to.items() if not times]
 
     def write(self, database: str) -> None:
         """Put them down where the environment says so, and on the standard output, which pytest captures."""

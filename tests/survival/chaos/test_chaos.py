@@ -30,8 +30,10 @@ from .workers import Fleet
 PLAN: Final[Plan] = LONG if os.environ.get("NEXUS_TEST_CHAOS") == "long" else SHORT
 WORKERS: Final = 4
 SWEEP_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 60
+"""PostgreSQL recovers from its crash within a second; on a machine that has too much to do it may take long."""
 
-pytestmark = pytest.mark.timeout(PLAN.seconds + PLAN.peace_seconds + 300)
+pytestmark = pytest.mark.timeout(PLAN.patience_seconds + PLAN.peace_seconds + 300)
 
 
 @contextmanager
@@ -106,7 +108,8 @@ def url(request: pytest.FixtureRequest, database: str, tmp_path: Path) -> str:
 def nexus(url: str) -> Iterator[TaskNexus]:
     """The board, as whoever adds tasks and whoever sweeps has it."""
     monitoring = TaskMonitoringConfig(check_interval_seconds=SWEEP_SECONDS)
-    with TaskNexus(url, settings=NexusSettings(lease_seconds=LEASE_SECONDS, monitoring=monitoring)) as nexus:
+    settings = NexusSettings(lease_seconds=LEASE_SECONDS, database_retry_seconds=RETRY_SECONDS, monitoring=monitoring)
+    with TaskNexus(url, settings=settings) as nexus:
         yield nexus
 
 
@@ -118,6 +121,7 @@ def fleet(nexus: TaskNexus, url: str, home: Path, tmp_path: Path, prefect: OwnSe
         **client_environment(prefect.settings, prefect.url),
         NEXUS_DATABASE_URL=url,
         NEXUS_LEASE_SECONDS=str(LEASE_SECONDS),
+        NEXUS_DATABASE_RETRY_SECONDS=str(RETRY_SECONDS),
         NEXUS_MONITORING__CHECK_INTERVAL_SECONDS=str(SWEEP_SECONDS),
     )
     fleet = Fleet(tmp_path, WORKERS, environment)
@@ -155,5 +159,4 @@ def test_nothing_is_lost_and_nothing_is_done_twice_unseen(
     nexus.close()
     if server is not None:
         assert judge.connections_left(url) == []
-    too_little = figures.too_little(PLAN, crashes=server is not None)
-    assert not too_little, f"where little goes wrong little is proved: {too_little}"
+    assert figures.missing() == []

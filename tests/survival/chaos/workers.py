@@ -35,6 +35,11 @@ class Worker:
     """Nobody is to kill or freeze it now."""
 
     @property
+    def has_worked(self) -> bool:
+        """It has executed something: whoever is killed before has nothing to lose."""
+        return self.ledger.exists()
+
+    @property
     def is_at_work(self) -> bool:
         """It executes something at this moment, as far as its ledger tells."""
         return any(one.ended is None for one in executions(self.ledger))
@@ -86,9 +91,9 @@ class Fleet:
                 worker.ended, worker.code = said["at"], said["code"]
 
     def kill(self) -> bool:
-        """Kill somebody who is not spared; whether there was one."""
+        """Kill somebody who has worked, and is not spared; whether there was one."""
         with self._lock:
-            able = [one for one in self._by_pid.values() if not one.is_spared]
+            able = [one for one in self._by_pid.values() if one.has_worked and not one.is_spared]
             if able:
                 random.choice(able).signal(signal.SIGKILL)
             return bool(able)
