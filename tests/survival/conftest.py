@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 
 from ..cli.conftest import Said, command, own_environment
-from .leash import leashed
+from ..leash import leashed
 from .server import Server
 from .wire import Wire
 

@@ -11,7 +11,7 @@ from deployments.prefect_server import OwnServer
 from nexus import NexusSettings
 
 from ...deployments.live import processes_of
-from ..leash import leashed
+from ...leash import leashed
 from ..server import Server
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..deployments.live import ROOT, end_processes_of, processes_of
+from .deployments.live import ROOT, end_processes_of, processes_of
 
 
 @contextmanager
