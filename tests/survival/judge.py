@@ -81,8 +81,6 @@ def of_the_attempts(task: Task, history: list[HistoryEvent], attempts: list[Atte
         ends = {AttemptOutcome.RUNNING} if last else ENDS.get(Verb(history[at + 1].verb), set())
         if attempt.outcome not in ends:
             yield f"attempt {attempt.number} is {attempt.outcome} after {'its start' if last else history[at + 1].verb}"
-    if (
-        task.status == TaskStatus.COMPLETED
-        and task.result != [one.result for one in attempts if one.outcome == AttemptOutcome.COMPLETED][-1]
-    ):
+    won = [one.result for one in attempts if one.outcome == AttemptOutcome.COMPLETED]
+    if task.status == TaskStatus.COMPLETED and won[-1:] != [task.result]:
         yield "its result is not that of its last completed attempt"
