@@ -427,7 +427,9 @@ async def test_a_shift_that_shows_itself_only(nexus: TaskNexus, handles: Handles
     assert await task_runs_of(state, 0) == {}
     attempts = nexus.attempts_by_task([f"T-{number}" for number in range(300)])
     assert {one.run_ref["flow_run_id"] for tried in attempts.values() for one in tried} == {str(run.id)}
-    assert {len(tried) for tried in attempts.values()} == {1}
+    # On a busy machine some wait ahead for too long: those are handed back, and come again.
+    assert [one.outcome for tried in attempts.values() for one in tried[:-1] if one.outcome != "released"] == []
+    assert {tried[-1].outcome for tried in attempts.values()} == {"completed", "failed"}
     assert nexus.get_task_by_id("T-9").result == {"did": "T-9", "attempt": 1}
     assert (await artifact_of(state, "nexus-progress-agent-2")).data == 100
     assert "the page is gone" in (await artifact_of(state, "nexus-shift-agent-2")).data
