@@ -49,7 +49,7 @@ class Figures:
     done_and_not_written: int
     """Attempts that were lost after the handler had returned."""
     executed_side_by_side: int
-    """Pairs of executions of one task at once: the earlier one was given up."""
+    """Pairs of executions of one task at once: that of the older claim was given up."""
     late_results: int
     completed_without_prefect: dict[str, int]
     """Tasks, by how their workers are observed."""

@@ -176,15 +176,19 @@ def _as_attempted(one: Execution, attempt: Attempt) -> str | None:
 
 
 def executions_overlap_only_where_one_was_given_up(record: Record) -> Wrongs:
-    """Two at once are the work of one whom everybody took for dead, and of his successor."""
+    """Two at once are the work of one whom everybody took for dead, and of his successor.
+
+    Who was frozen between his claim and its work may even begin after his successor: the older claim is his.
+    """
     for task_id, found in record.executions.items():
         for earlier, later in combinations(found, 2):
             if later.began >= record.ended(earlier):
                 continue
-            attempt = record.attempt_of(earlier)
+            older, newer = sorted((earlier, later), key=lambda one: one.claim_no)
+            attempt = record.attempt_of(older)
             if attempt is None or not _was_given_up(record, attempt):
                 outcome = "no attempt" if attempt is None else f"attempt {attempt.number}, {attempt.outcome}"
-                yield task_id, f"was executed twice at once: by {later.agent_id} during {outcome}"
+                yield task_id, f"was executed twice at once: by {newer.agent_id} during {outcome}"
 
 
 def _was_given_up(record: Record, attempt: Attempt) -> bool:

@@ -87,6 +87,13 @@ def test_a_day_on_which_all_went_as_it_may_is_passed(record: Record) -> None:
     assert record.attempts["taken"][0].late_result["execution"] == "taken-1"
 
 
+def test_who_was_frozen_before_he_began_may_begin_after_his_successor(record: Record) -> None:
+    frozen, successor = record.executions["taken"]
+    frozen.began, frozen.ended = successor.began + 0.1, successor.began + 0.2
+    record.executions["taken"] = [successor, frozen]
+    assert judge.wrongs(record) == []
+
+
 Break = Callable[[Record], None]
 BROKEN: Final[dict[Break, tuple[Callable[..., Any], str]]] = {}
 """What is done to the record, which judge is to see it, and what it is to say."""
@@ -249,6 +256,16 @@ def an_attempt_that_was_never_executed(record: Record) -> None:
 def twice_at_once_though_nobody_was_given_up(record: Record) -> None:
     one, following = record.executions["retried"]
     following.began = one.began
+
+
+@breaks(
+    judge.executions_overlap_only_where_one_was_given_up,
+    "retried was executed twice at once: by Ada during attempt 1, failed",
+)
+def nobody_was_given_up_and_the_older_claim_begins_later(record: Record) -> None:
+    one, following = record.executions["retried"]
+    one.began, one.ended = following.began + 0.1, following.began + 0.2
+    record.executions["retried"] = [following, one]
 
 
 @pytest.mark.parametrize("break_it", BROKEN, ids=lambda break_it: break_it.__name__)
