@@ -232,6 +232,8 @@ class AttemptRow(Base):
 
     __table_args__ = (
         CheckConstraint(_is_over(), name="outcome"),
+        # What ended lately. Each attempt only adds to its end.
+        Index(None, "finished_at"),
         # Runs that Prefect may still believe to go on, though the nexus knows better.
         Index(
             "ix_nexus_attempts_untold",
@@ -360,6 +362,18 @@ class SweepRow(Base):
     settings_hash: Mapped[str] = mapped_column(sa.Text)
 
 
+class RelayRow(Base):
+    """How far the board's moves were told to somebody else, and who tells them now: one, under a lease."""
+
+    __tablename__ = "nexus_relays"
+
+    target: Mapped[str] = mapped_column(sa.Text, primary_key=True)
+    """Who is told, such as the address of a Prefect API."""
+    holder: Mapped[str] = mapped_column(sa.Text)
+    lease_expires_at = mapped_column(Moment, nullable=False)
+    place = mapped_column(JsonText, nullable=True)
+
+
 class PauseRow(Base):
     """A task type of which nothing is offered; `*` is every type."""
 
@@ -385,4 +399,5 @@ agents = _table(AgentRow)
 stalls = _table(StallRow)
 stall_steps = _table(StallStepRow)
 sweeps = _table(SweepRow)
+relays = _table(RelayRow)
 pauses = _table(PauseRow)
