@@ -1,8 +1,10 @@
 """What the sweep sees, does and says, as values: stalls, reports, notices, findings."""
 
-from typing import Literal
+from datetime import datetime
+from typing import Any, Final, Literal
 
-from nexus.schemas import Value
+from nexus.schemas import HistoryEvent, Value
+from nexus.states import TaskStatus, Verb
 from nexus.values import Instant
 
 
@@ -189,3 +191,50 @@ class Pause(Value):
     at: Instant
     actor: str | None
     reason: str | None
+
+
+class Place(Value):
+    """How far somebody has looked at what moves (`nexus.feed`)."""
+
+    at: Instant
+    line: int
+    """A line of the history: all up to it were seen."""
+    task: int
+    """The `seq` of a task: all up to it were seen to arrive."""
+
+
+class Move(HistoryEvent):
+    """One move of a task, with what is to be known of the task and of the attempt that it belongs to."""
+
+    task_id: str
+    task_type: str
+    tags: tuple[str, ...] = ()
+    episode_id: str | None = None
+    agent_id: str | None = None
+    """Who held the task."""
+    attempt: int | None = None
+    run_ref: Any = None
+    from_status: TaskStatus | None = None
+    to_status: TaskStatus | None = None
+    reason: str | None = None
+
+    @property
+    def key(self) -> tuple[str, int, str, datetime]:
+        """What no two moves share."""
+        return self.task_id, self.claim_no or 0, self.verb, self.at
+
+    @property
+    def order(self) -> tuple[datetime, str, int]:
+        """When; of the moves that one transaction made, as they follow from one another."""
+        return self.at, self.task_id, _FOLLOWS.get(self.verb, len(_FOLLOWS))
+
+
+_FOLLOWS: Final = {"add": 0, "import": 0, Verb.CLAIM: 1, Verb.START: 2}
+
+
+class News(Value):
+    """What moved since the last look."""
+
+    moves: tuple[Move, ...] = ()
+    left_out: int = 0
+    """Attempts that ended, lines of the history and new tasks that were too many to be told one by one."""

@@ -9,6 +9,7 @@ from nexus.boards import Board, ImportReport, read_board
 from nexus.engine import Tx
 from nexus.facade.claiming import Claiming
 from nexus.facade.deciding import Deciding
+from nexus.facade.feeding import Feeding
 from nexus.facade.looking import Looking
 from nexus.facade.observing import Observing
 from nexus.facade.pruning import Pruning
@@ -17,7 +18,7 @@ from nexus.progress import Progress, unheard
 from nexus.schemas import NewTask, Task
 
 
-class TaskNexus(Looking, Observing, Runs, Claiming, Deciding, Pruning):
+class TaskNexus(Looking, Observing, Feeding, Runs, Claiming, Deciding, Pruning):
     """The board: the one true state of every task, and of every attempt at it.
 
     Safe to share among threads; any number of processes and machines may open the same database. Times that

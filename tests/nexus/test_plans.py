@@ -131,6 +131,16 @@ def test_the_sweep_of_a_board_where_nothing_is_wrong(crowded: TaskNexus, asked: 
     check(crowded, asked)
 
 
+def test_a_look_at_what_moves(crowded: TaskNexus, asked: list[tuple[str, Any]], clock: Clock) -> None:
+    clock.advance(60)
+    feed = crowded.feed()
+    crowded.complete_many([(one, 1) for one in crowded.claim("Ada", 10, start=True)])
+    crowded.claim("Ada", 10)
+    asked.clear()
+    assert len(feed.read().moves) == 40
+    check(crowded, asked)
+
+
 def test_what_it_explains_is_what_it_sent(crowded: TaskNexus, asked: list[tuple[str, Any]]) -> None:
     """The test of the test: a question without an index is found."""
     with crowded._database.engine.connect() as connection:
