@@ -8,7 +8,8 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from deployments.catalog import EXECUTE, SHIFT, SWEEP
@@ -17,7 +18,7 @@ from deployments.prefect_server import Api, Say, healthy, prefect_server, unreac
 from deployments.processes import FileLock
 from deployments.runner_process import RunnerProcess, end_leftover
 from deployments.stopping import Stop, Stopped, stop_signals
-from nexus.settings import NexusSettings
+from nexus import NexusSettings, TaskNexus
 
 _TICK: Final = 0.5
 _CHECK_SECONDS: Final = 2.0
@@ -62,11 +63,29 @@ def _run(settings: NexusSettings, stop: Stop, say: Say) -> None:
     with prefect_server(settings, adopt=True, say=say, check=stop.check) as api:
         say(f"Prefect UI: {api.ui_url}")
         service = _Service(settings, api, stop, say)
+        with _relay(settings):
+            try:
+                service.clear()
+                service.serve()
+            finally:
+                service.shut_down()
+
+
+@contextmanager
+def _relay(settings: NexusSettings) -> Iterator[None]:
+    """Tells Prefect of every move on the board, until the last run has handed back what it held."""
+    from flows.relay import Relay
+
+    if not settings.events.enabled:
+        yield
+        return
+    with TaskNexus(settings=settings) as nexus:
+        relay = Relay(nexus, insists=True)
+        relay.start()
         try:
-            service.clear()
-            service.serve()
+            yield
         finally:
-            service.shut_down()
+            relay.end()
 
 
 class _Service:

@@ -9,6 +9,7 @@ from pydantic import Field
 from flows.board import board
 from flows.handlers import runnable_types
 from flows.observe import artifact_key, ended_well, run_log, show_markdown, tag_flow_run
+from flows.relay import relaying
 from flows.reports import EpisodeReport
 from flows.shift import Concurrency, Lease, Shift
 from flows.sweep import summary
@@ -52,14 +53,15 @@ async def run_episode(
         await asyncio.to_thread(nexus.confirm_agent, agent_id, task_types=types)
     lease = lease_seconds or nexus.settings.lease_seconds
     shifts = [Shift(nexus, agent_id, concurrency, types, episode_id, None, lease) for agent_id in agents]
-    sweeping = asyncio.create_task(_sweep_now_and_then(nexus))
-    working = [asyncio.create_task(shift.work(wait=True, beside=agents)) for shift in shifts]
-    try:
-        await asyncio.gather(*working)
-    finally:
-        for running in (*working, sweeping):
-            running.cancel()
-        await asyncio.gather(*working, sweeping, return_exceptions=True)
+    async with relaying(nexus):
+        sweeping = asyncio.create_task(_sweep_now_and_then(nexus))
+        working = [asyncio.create_task(shift.work(wait=True, beside=agents)) for shift in shifts]
+        try:
+            await asyncio.gather(*working)
+        finally:
+            for running in (*working, sweeping):
+                running.cancel()
+            await asyncio.gather(*working, sweeping, return_exceptions=True)
     tasks = await asyncio.to_thread(nexus.get_all_tasks, episode_id=episode_id)
     attempts = await asyncio.to_thread(nexus.attempts_by_task, [task.task_id for task in tasks])
     _, left = await asyncio.to_thread(nexus.stuck, agents, types, episode_id=episode_id)

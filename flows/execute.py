@@ -13,6 +13,7 @@ from pydantic import Field
 from flows.board import board
 from flows.handlers import runnable_types
 from flows.observe import ended_well, run_log, run_ref, tag_flow_run
+from flows.relay import relaying
 from flows.runner import Finished, NoHandler, run_attempt
 from flows.threads import to_the_end
 from nexus import AttemptOutcome, Claim, TaskNexus, TaskStatus
@@ -77,7 +78,8 @@ async def execute_task(task_id: str, agent_id: AgentId = "prefect") -> bool:
     )
     token = _execution.set(execution)
     try:
-        await attempt(task_id, agent_id)
+        async with relaying(nexus):
+            await attempt(task_id, agent_id)
     finally:
         _execution.reset(token)
     if execution.refused:

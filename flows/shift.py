@@ -29,6 +29,7 @@ from flows.observe import (
     showing_progress,
     tag_flow_run,
 )
+from flows.relay import relaying
 from flows.reports import AttemptReport, ShiftReport
 from flows.runner import Finished, Log, run_attempt
 from flows.threads import outlast, rarely_collected, ringing, to_the_end
@@ -110,7 +111,10 @@ async def process_agent_tasks(
         observe,
     )
     with rarely_collected():
-        async with showing_progress(shift.progress, artifact_key("nexus-progress", agent_id), observe == "shift"):
+        async with (
+            relaying(nexus),
+            showing_progress(shift.progress, artifact_key("nexus-progress", agent_id), observe == "shift"),
+        ):
             report = await shift.work(wait=mode == "wait", beside=beside)
     if report.attempts:
         key = artifact_key("nexus-shift", agent_id)

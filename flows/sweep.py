@@ -8,6 +8,7 @@ from flows.board import board
 from flows.notify import deliver
 from flows.observe import ended_well, run_log, show_markdown, tag_flow_run
 from flows.patience import patiently
+from flows.relay import relaying
 from flows.reports import cell
 from flows.truth import Aligned, align
 from nexus import SweepReport, TaskMonitoringConfig
@@ -32,7 +33,8 @@ async def sweep_stalled_tasks(config: TaskMonitoringConfig | None = None) -> Swe
     """
     await tag_flow_run()
     nexus = board()
-    report = await patiently(lambda: _sweep(config))
+    async with relaying(nexus):
+        report = await patiently(lambda: _sweep(config))
     for item in report.items[:100]:
         run_log().warning("%s: %s (%s)", item.task_id, item.action, item.detail)
     told = await deliver(nexus, (config or nexus.settings.monitoring).notify_block)

@@ -13,10 +13,10 @@ from nexus.sql import later, now
 from nexus.tables import relays
 
 
-def take(tx: Tx, target: str, holder: str, seconds: float) -> tuple[bool, Any]:
-    """Take the relay where nobody holds it (or this holder does): whether that went well, and how far it had come."""
+def take(tx: Tx, target: str, holder: str, seconds: float, *, insists: bool = False) -> tuple[bool, Any]:
+    """Take the relay where nobody holds it, this holder does, or it insists: whether it has it, and how far it is."""
     until = later(now(), sa.literal(seconds, sa.Double()))
-    mine = sa.or_(relays.c.holder == holder, relays.c.lease_expires_at <= now())
+    mine = sa.true() if insists else sa.or_(relays.c.holder == holder, relays.c.lease_expires_at <= now())
     taken = {"holder": holder, "lease_expires_at": until}
     build = sqlite.insert if tx.connection.dialect.name == "sqlite" else postgresql.insert
     statement = build(relays).values(target=target, **taken)

@@ -112,6 +112,15 @@ class SecretsSettings(Section):
     )
 
 
+class EventsSettings(Section):
+    """The moves of tasks as Prefect events."""
+
+    enabled: bool = Field(True, description="Off: Prefect hears only of stalled tasks and of sweeps")
+    per_second: int = Field(
+        100, ge=1, le=10_000, description="No more are sent; what a busy board does beyond that is counted"
+    )
+
+
 class ServiceSettings(Section):
     """The embedded service of `nexus up` and `nexus run`."""
 
@@ -166,6 +175,7 @@ class NexusSettings(BaseSettings):
     command: CommandSettings = Field(default_factory=lambda: CommandSettings())
     http: HttpSettings = Field(default_factory=lambda: HttpSettings())
     secrets: SecretsSettings = Field(default_factory=lambda: SecretsSettings())
+    events: EventsSettings = Field(default_factory=lambda: EventsSettings())
     service: ServiceSettings = Field(default_factory=lambda: ServiceSettings())
 
     @property

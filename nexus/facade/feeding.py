@@ -22,12 +22,14 @@ class Feeding(OpenBoard):
             since = self._database.read(lambda tx: feed.place_at(tx, moment))
         return Feed(self._database, since)
 
-    def take_relay(self, target: str, holder: str, seconds: float) -> tuple[bool, Place | None]:
+    def take_relay(
+        self, target: str, holder: str, seconds: float, *, insists: bool = False
+    ) -> tuple[bool, Place | None]:
         """Become the one who tells `target` what moves, for `seconds`; and how far whoever did it before has come.
 
-        False where another is at it.
+        False where another is at it and the holder does not insist: who does takes over.
         """
-        taken, place = self._database.write(lambda tx: relays.take(tx, target, holder, seconds))
+        taken, place = self._database.write(lambda tx: relays.take(tx, target, holder, seconds, insists=insists))
         return taken, None if place is None else Place.model_validate(place)
 
     def keep_relay(self, target: str, holder: str, seconds: float, place: Place) -> bool:
