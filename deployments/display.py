@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nexus import Task, TaskNexus, TaskStatus
-from nexus.cli.output import STATUS_STYLE, flat, status_text, table
+from nexus.cli.output import counted, flat, status_text, table
 from nexus.errors import NexusError
 from nexus.states import HELD, TERMINAL
 
@@ -76,7 +76,7 @@ class Display:
             self.live.update(self.draw(present), refresh=True)
             return
         if before is None or present.counts != before.counts:
-            self.console.print(_line(present.counts), soft_wrap=True)
+            self.console.print(counted(present.counts), soft_wrap=True)
         if present.waiting and (before is None or present.waiting != before.waiting):
             self.console.print(Text(present.waiting), soft_wrap=True)
 
@@ -110,12 +110,7 @@ class Display:
         bar = Table.grid()
         bar.add_row(ProgressBar(total=max(present.counts.total(), 1), completed=done))
         waiting = [Text(present.waiting, style="dim", no_wrap=True, overflow="ellipsis")] if present.waiting else []
-        return Group(at_work, Text(), bar, _line(present.counts), *waiting)
-
-
-def _line(counts: Counter[str]) -> Text:
-    known = [status for status in TaskStatus if counts[status]]
-    return Text("  ").join(Text(f"{counts[one]} {one}", style=STATUS_STYLE.get(one, "")) for one in known)
+        return Group(at_work, Text(), bar, counted(present.counts), *waiting)
 
 
 def final_table(report: "EpisodeReport") -> None:

@@ -77,8 +77,20 @@ def print_json(value: Any) -> None:
     """One JSON document on stdout, with the fields of the Pydantic models."""
     from pydantic_core import to_jsonable_python
 
-    document = json.dumps(to_jsonable_python(value), indent=2, ensure_ascii=False)
-    print(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", document), file=data_stream())
+    print(_seen(json.dumps(to_jsonable_python(value), indent=2, ensure_ascii=False)), file=data_stream())
+
+
+def print_line(value: Any) -> None:
+    """A line on stdout, at once: a text, or a value as JSON on one line."""
+    from pydantic_core import to_jsonable_python
+
+    if not isinstance(value, str):
+        value = _seen(json.dumps(to_jsonable_python(value), ensure_ascii=False))
+    print(value, file=data_stream(), flush=True)
+
+
+def _seen(document: str) -> str:
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
 
 
 _UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -203,6 +215,17 @@ def status_text(status: str) -> Any:
     from rich.text import Text
 
     return Text(status, style=STATUS_STYLE.get(status, ""))
+
+
+def counted(counts: Mapping[str, int]) -> Any:
+    """How many tasks there are in each status, in one coloured line."""
+    from rich.text import Text
+
+    from nexus.states import TaskStatus
+
+    known = [status for status in TaskStatus if counts.get(status)]
+    words = [Text(f"{counts[one]:,} {one}", style=STATUS_STYLE.get(one, "")) for one in known]
+    return Text("  ").join(words) if words else Text("no tasks", style="dim")
 
 
 def when(moment: datetime | None) -> str:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import signal
 import struct
 import subprocess
 import sys
@@ -34,11 +35,14 @@ def shell(script: str, **env: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(["bash", "-c", lines], env=environment(**env), capture_output=True, check=False, timeout=60)
 
 
-def on_a_terminal(*words: str, columns: int = 80, **env: str) -> tuple[int, str]:
-    """Runs `nexus …` on a terminal of that width: the exit code and what stood there."""
+def on_a_terminal(*words: str, columns: int = 80, until: str | None = None, **env: str) -> tuple[int, str]:
+    """Runs `nexus …` on a terminal of that width: the exit code and what stood there.
+
+    `until`: once that stands there, Ctrl-C.
+    """
     screen, inside = pty.openpty()
     fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    given = environment(TERM="xterm-256color", **env)
+    given = environment(**{"TERM": "xterm-256color", **env})
     given.pop("COLUMNS", None)
     with subprocess.Popen([*NEXUS, *words], env=given, stdin=inside, stdout=inside, stderr=inside) as process:
         os.close(inside)
@@ -51,5 +55,8 @@ def on_a_terminal(*words: str, columns: int = 80, **env: str) -> tuple[int, str]
             if not part:
                 break
             shown += part
+            if until and until.encode() in shown:
+                process.send_signal(signal.SIGINT)
+                until = None
     os.close(screen)
     return process.returncode, shown.decode().replace("\r\n", "\n")
