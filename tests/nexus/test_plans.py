@@ -141,6 +141,15 @@ def test_a_look_at_what_moves(crowded: TaskNexus, asked: list[tuple[str, Any]], 
     check(crowded, asked)
 
 
+def test_a_list_of_what_is_held(crowded: TaskNexus, asked: list[tuple[str, Any]]) -> None:
+    claims = crowded.claim("Ada", 10, start=True)
+    asked.clear()
+    held = crowded.get_all_tasks(["claimed", "in_progress"], limit=5)
+    assert [task.task_id for task in held] == [claim.task_id for claim in claims[:5]]
+    [(_, plan)] = plans(crowded, asked)
+    assert "ix_nexus_tasks_held" in plan
+
+
 def test_what_it_explains_is_what_it_sent(crowded: TaskNexus, asked: list[tuple[str, Any]]) -> None:
     """The test of the test: a question without an index is found."""
     with crowded._database.engine.connect() as connection:
