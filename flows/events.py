@@ -130,7 +130,7 @@ def _whom(move: Move) -> Iterable[RelatedResource]:
                 {
                     "prefect.resource.id": f"nexus.{role}.{name}",
                     "prefect.resource.role": role,
-                    "prefect.resource.name": name,
+                    "prefect.resource.name": f"{role.removeprefix('task-')} {name}",  # as the event feed shows it
                 }
             )
 

@@ -45,6 +45,10 @@ AT_ONCE_SECONDS: Final = 10.0
 END_SECONDS: Final = 5.0
 """What the last look may take, when the work is over."""
 
+CONFIRMED: Final = 50
+"""After so many the server is asked whether it has them all. What it lost of the others is told again by whoever relays
+next: a feed goes back a little."""
+
 FIRST: Final = timedelta(hours=1)
 """How far back the very first relay of a server begins."""
 
@@ -80,6 +84,7 @@ class Relay:
         self.target = PREFECT_API_URL.value() or "ephemeral"
         self.holder = str(uuid4())
         self.pace = nexus.settings.events.per_second
+        self.room = int(self.pace * AT_ONCE_SECONDS)
         self._over: float | None = None
         self._thread: threading.Thread | None = None
 
@@ -125,10 +130,10 @@ class Relay:
 
         Raises where Prefect, or the database, is away.
         """
-        async with get_events_client(reconnection_attempts=0, checkpoint_every=1) as client:
+        async with get_events_client(reconnection_attempts=0, checkpoint_every=CONFIRMED) as client:
             while True:
                 ending = self.stop.is_set()
-                news = await asyncio.to_thread(feed.read)
+                news = await asyncio.to_thread(feed.read, self.room)
                 if not await self._tell(client, self._events(news)):
                     return self.stop.is_set()
                 seconds = 0 if ending else LEASE_SECONDS
@@ -139,7 +144,7 @@ class Relay:
                 await asyncio.to_thread(self.stop.wait, LOOK_SECONDS)
 
     def _events(self, news: News) -> list[Event]:
-        moves, more = chosen(news.moves, int(self.pace * AT_ONCE_SECONDS))
+        moves, more = chosen(news.moves, self.room)
         mask = mask_of(self.nexus.settings, os.environ)
         events = [event_of(move, mask) for move in moves]
         if left := news.left_out + more:

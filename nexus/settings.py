@@ -117,7 +117,7 @@ class EventsSettings(Section):
 
     enabled: bool = Field(True, description="Off: Prefect hears only of stalled tasks and of sweeps")
     per_second: int = Field(
-        100, ge=1, le=10_000, description="No more are sent; what a busy board does beyond that is counted"
+        50, ge=1, le=10_000, description="No more are sent; what a busy board does beyond that is counted"
     )
 
 
