@@ -1,12 +1,16 @@
 """The `nexus` command: the nexus's own verbs, and `run` and `up`, which need Prefect and load it only then."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nexus.cli.app import app
 from nexus.cli.app import run as run_command
+from nexus.cli.links import shown_at
 from nexus.cli.output import REFUSED, Json, emit, flat, print_json, say
+
+if TYPE_CHECKING:
+    from nexus import NexusSettings
 
 Port = Annotated[
     int | None, typer.Option(min=1, max=65_535, metavar="PORT", help="Of its own Prefect server (NEXUS_SERVICE__PORT).")
@@ -99,6 +103,13 @@ def _set_port(port: int | None) -> None:
         os.environ["NEXUS_SERVICE__PORT"] = str(port)
 
 
+def _ui_address(settings: "NexusSettings") -> str:
+    from deployments.prefect_ui import ui_address
+
+    return ui_address(settings)
+
+
 def main() -> None:
     """The console script."""
+    shown_at(_ui_address)
     run_command(app)

@@ -46,9 +46,9 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON document a line, for each move.")] = False,
 ) -> None:
-    """Watch the board: who works on what, what is stuck, what moves. Until Ctrl-C.
+    """See who works on what, what is stuck, what moves.
 
-    On a terminal a picture that is kept up to date; on a pipe, a dumb terminal or with --json a line for each move.
+    Until Ctrl-C. On a terminal a picture that is kept up to date; on a pipe, a dumb terminal or with --json a line for each move.
     """
     follower = Follower(open_nexus(context), episode)
     out = console()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nexus.cli.links import run_links
 from nexus.cli.output import (
     MOST,
     USAGE,
@@ -28,7 +29,7 @@ from nexus.cli.output import (
 from nexus.errors import TaskNotFound
 
 if TYPE_CHECKING:
-    from nexus import Attempt, Task
+    from nexus import Attempt, Task, TaskNexus
 
 
 def attach(app: typer.Typer) -> None:
@@ -168,6 +169,7 @@ def show(context: typer.Context, task_id: TaskId, as_json: Json = False) -> None
     if attempts:
         print()  # noqa: T201
         _attempts(attempts)
+        _runs(nexus, attempts)
     return None
 
 
@@ -195,14 +197,31 @@ def _attempts(attempts: "list[Attempt]") -> None:
     table(["#", "agent", "outcome", "started (UTC)", "seconds", "said"], map(row, attempts), right=("#", "seconds"))
 
 
+def _runs(nexus: "TaskNexus", attempts: "list[Attempt]") -> None:
+    """Where the runs of the attempts are; whole, since half an address is none."""
+    if links := run_links(attempts, nexus.settings):
+        print()  # noqa: T201
+        for number, link in links:
+            print(f"run of attempt {number}: {link}")  # noqa: T201
+
+
 def history(context: typer.Context, task_id: TaskId, as_json: Json = False) -> None:
-    """Every move of a task: what, who, when and why."""
-    events = open_nexus(context).history(task_id)
+    """Every move of a task: what, who, when and why.
+
+    And where the runs of its attempts are seen.
+    """
+    nexus = open_nexus(context)
+    events = nexus.history(task_id)
     rows = [
         (when(event.at), event.verb, event.from_status or "", event.to_status or "", event.actor, flat(event.reason))
         for event in events
     ]
-    emit(events, as_json, lambda: table(["when (UTC)", "verb", "from", "to", "who", "why"], rows))
+
+    def show() -> None:
+        table(["when (UTC)", "verb", "from", "to", "who", "why"], rows)
+        _runs(nexus, nexus.attempts(task_id))
+
+    emit(events, as_json, show)
 
 
 def explain(

@@ -185,3 +185,21 @@ def test_db_upgrade_creates_and_then_has_nothing_to_do(done: Callable[..., Said]
         f"sqlite:///new.db is up to date: schema version {first['after']}."
     )
     assert done("db", "upgrade").line == f"sqlite:///.nexus/nexus.db was created: schema version {first['after']}."
+
+
+RUN = {"flow_run_id": "01990000-0000-7000-8000-000000000001", "task_run_id": "01990000-0000-7000-8000-000000000002"}
+
+
+@pytest.mark.parametrize("verb", ["show", "history"])
+def test_the_run_of_each_attempt_can_be_opened(done: Callable[..., Said], board: TaskNexus, verb: str) -> None:
+    board.add_task({"task_id": "T1", "retry_policy": {"backoff_seconds": 0, "jitter": 0}})
+    for ref in (RUN, {"flow_run_id": RUN["flow_run_id"]}, {"pid": 7}):
+        claim = board.claim_task("T1", "Ada")
+        board.start(claim, ref)
+        board.fail(claim, "no luck")
+    address = {"PREFECT_API_URL": "http://board.example:4300/api"}
+    lines = done(verb, "T1", **address).out.splitlines()
+    assert lines[-2:] == [
+        f"run of attempt 1: http://board.example:4300/v2/runs/task-run/{RUN['task_run_id']}",
+        f"run of attempt 2: http://board.example:4300/v2/runs/flow-run/{RUN['flow_run_id']}",
+    ]
