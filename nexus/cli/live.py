@@ -48,7 +48,8 @@ def watch(
 ) -> None:
     """See who works on what, what is stuck, what moves.
 
-    Until Ctrl-C. On a terminal a picture that is kept up to date; on a pipe, a dumb terminal or with --json a line for each move.
+    Until Ctrl-C. On a terminal a picture that is kept up to date; on a pipe, a dumb terminal or with --json a line for
+    each move.
     """
     follower = Follower(open_nexus(context), episode)
     out = console()
