@@ -8,12 +8,13 @@ from pydantic import Field
 
 from flows.board import board
 from flows.handlers import runnable_types
-from flows.observe import artifact_key, ended_well, run_log, show_markdown, tag_flow_run
+from flows.observe import artifact_key, ended_well, run_log, show_markdown, showing_progress, tag_flow_run
 from flows.relay import relaying
 from flows.reports import EpisodeReport
 from flows.shift import Concurrency, Lease, Shift
 from flows.sweep import summary
 from nexus import TaskNexus
+from nexus.states import TERMINAL
 
 Agents = Annotated[list[str], Field(min_length=1, max_length=100)]
 
@@ -53,7 +54,13 @@ async def run_episode(
         await asyncio.to_thread(nexus.confirm_agent, agent_id, task_types=types)
     lease = lease_seconds or nexus.settings.lease_seconds
     shifts = [Shift(nexus, agent_id, concurrency, types, episode_id, None, lease) for agent_id in agents]
-    async with relaying(nexus):
+
+    async def progress() -> float:
+        counted = await asyncio.to_thread(nexus.stats, episode_id)
+        return 100 * sum(counted[status] for status in TERMINAL) / max(1, counted.total())
+
+    key = artifact_key("nexus-progress", episode_id)
+    async with relaying(nexus), showing_progress(progress, key):
         sweeping = asyncio.create_task(_sweep_now_and_then(nexus))
         working = [asyncio.create_task(shift.work(wait=True, beside=agents)) for shift in shifts]
         try:

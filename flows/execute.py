@@ -4,33 +4,38 @@ import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from flows.board import board
+from flows.endings import REFUSED, ending
 from flows.handlers import runnable_types
-from flows.observe import ended_well, run_log, run_ref, tag_flow_run
+from flows.observe import (
+    artifact_key,
+    attempt_name,
+    ended_as,
+    ended_well,
+    name_task_run,
+    run_log,
+    run_ref,
+    show_markdown,
+    tag_flow_run,
+)
 from flows.relay import relaying
-from flows.runner import Finished, NoHandler, run_attempt
+from flows.reports import task_page
+from flows.runner import NoHandler, run_attempt
 from flows.threads import to_the_end
-from nexus import AttemptOutcome, Claim, TaskNexus, TaskStatus
-from nexus.errors import IllegalTransition, NotClaimable, TaskNotFound
+from nexus import Claim, TaskNexus, TaskStatus
+from nexus.errors import IllegalTransition, NexusError, NotClaimable, TaskNotFound
 
 AgentId = Annotated[str, Field(min_length=1)]
-
-REFUSED: Final = "Refused"
-"""The name of the quiet state of a run that was not given its task."""
 
 
 class Refused(Exception):
     """The claim was refused: somebody else has the task, or it is not to be had now. Not a failure."""
-
-
-class AttemptLost(Exception):
-    """The claim went to somebody else, or the task was cancelled, while it was worked on."""
 
 
 @dataclass(slots=True)
@@ -54,7 +59,8 @@ async def execute_task(task_id: str, agent_id: AgentId = "prefect") -> bool:
     """Claim a task, execute it, complete it; failed attempts are retried as the task's policy says.
 
     Returns True when it was completed (or handed to review), False when the claim was refused: somebody else
-    has it, it has ended, or it is not claimable now; the run then shows a quiet `Refused`.
+    has it, it has ended, or it is not claimable now; the run then shows a quiet `Refused`. Where the claim was lost
+    meanwhile the run is Crashed, where the task was cancelled or taken back it is Cancelled, and so are the errors.
 
     Args:
         task_id: The task to execute.
@@ -64,9 +70,9 @@ async def execute_task(task_id: str, agent_id: AgentId = "prefect") -> bool:
     `TaskNotFound`, `AgentNotConfirmed`, `NoHandler`; cancelling the run stops the work and releases the task.
     """
     nexus = board()
-    await tag_flow_run(agent_id=agent_id)
-    await asyncio.to_thread(nexus.confirm_agent, agent_id)
     found = await asyncio.to_thread(nexus.get_task_by_id, task_id)
+    await tag_flow_run(agent_id, *((found.episode_id, found.task_type) if found else ()))
+    await asyncio.to_thread(nexus.confirm_agent, agent_id)
     if found is None:
         raise TaskNotFound(task_id)
     if found.task_type not in runnable_types(nexus.settings):
@@ -79,12 +85,31 @@ async def execute_task(task_id: str, agent_id: AgentId = "prefect") -> bool:
     token = _execution.set(execution)
     try:
         async with relaying(nexus):
-            await attempt(task_id, agent_id)
+            state = await attempt(task_id, agent_id, return_state=True)  # type: ignore[misc] # as Prefect types it
     finally:
         _execution.reset(token)
+    await _show(nexus, task_id)
     if execution.refused:
         return ended_well(False, execution.refused, name=REFUSED)
-    return ended_well(True, "completed")
+    if state.is_cancelled() or state.is_crashed():
+        return ended_as(state)  # type: ignore[no-any-return] # as `ended_well`
+    await state.aresult()
+    return ended_well(True, state.message or "completed")
+
+
+async def _show(nexus: TaskNexus, task_id: str) -> None:
+    """The run's page leads back to the task."""
+
+    def page() -> str:
+        task = nexus.get_task_by_id(task_id)
+        return task_page(task, nexus.attempts(task_id), nexus.history(task_id)) if task else ""
+
+    try:
+        text = await asyncio.to_thread(page)
+    except NexusError as error:
+        run_log().warning("no page about the task: %s", error)
+    else:
+        await show_markdown(artifact_key("nexus-task", task_id), text, f"How {task_id} stands")
 
 
 def _offered_again(execution: _Execution) -> Callable[[Any, Any, Any], bool]:
@@ -97,7 +122,7 @@ def _offered_again(execution: _Execution) -> Callable[[Any, Any, Any], bool]:
 
 
 @task(name="attempt", task_run_name="{task_id} · {agent_id}", cache_policy=NO_CACHE)
-async def _attempt(task_id: str, agent_id: str) -> None:
+async def _attempt(task_id: str, agent_id: str) -> Any:
     execution = _execution.get()
     nexus, execution.again = execution.nexus, False
     try:
@@ -105,21 +130,15 @@ async def _attempt(task_id: str, agent_id: str) -> None:
     except Refused as refused:
         execution.refused = str(refused)
         return ended_well(None, execution.refused, name=REFUSED)
+    name_task_run(attempt_name(task_id, claim.task.attempt_count + 1, agent_id))
     done = await run_attempt(nexus, claim, run_ref=run_ref(), log=run_log())
     if done.status == TaskStatus.PENDING and done.available_at is not None:
         present = await asyncio.to_thread(nexus.now)
         execution.again = True
         execution.delay_seconds = max(0.0, (done.available_at - present).total_seconds())
-    return raise_unless_completed(task_id, done)
-
-
-def raise_unless_completed(task_id: str, done: Finished) -> None:
-    """Turn an attempt that did not complete its task into the error that its Prefect run shows."""
-    if done.outcome == AttemptOutcome.COMPLETED:
-        return
-    if done.outcome in (AttemptOutcome.FAILED, AttemptOutcome.TIMED_OUT) and done.error is not None:
-        raise done.error
-    raise AttemptLost(f"attempt {done.number} at {task_id} ended {done.outcome}")
+        if done.error is not None:
+            raise done.error
+    return ending(task_id, done)
 
 
 async def _claimed(nexus: TaskNexus, task_id: str, agent_id: str) -> Claim:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
@@ -11,6 +12,8 @@ from uuid import UUID
 
 from prefect import get_client, runtime
 from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, aupdate_progress_artifact
+from prefect.client.schemas.objects import State
+from prefect.context import TaskRunContext
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.states import Completed
@@ -32,13 +35,16 @@ def attempt_name(task_id: str, number: int, agent_id: str) -> str:
 logger = logging.getLogger("nexus.flows")
 
 
-async def tag_flow_run(agent_id: str | None = None, episode_id: str | None = None) -> None:
+async def tag_flow_run(
+    agent_id: str | None = None, episode_id: str | None = None, task_type: str | None = None
+) -> None:
     """Tag the flow run around the caller, for the UI's filters. Never fails the work.
 
     Task runs get no tags: each new set costs Prefect a concurrency check of its own, 0.1 s on an idle machine and
     two on a busy one, before the first attempt under it begins. Their names say whose they are.
     """
-    few = {TAG, *([f"agent:{agent_id}"] if agent_id else []), *([f"episode:{episode_id}"] if episode_id else [])}
+    named = {"agent": agent_id, "episode": episode_id, "type": task_type}
+    few = {TAG, *(f"{kind}:{name}" for kind, name in named.items() if name)}
     known = set(runtime.flow_run.tags or ())
     if runtime.flow_run.id is None or few <= known:
         return
@@ -76,6 +82,18 @@ def ended_well(value: T, message: str, name: str = "Completed") -> T:
     return state  # type: ignore[no-any-return]
 
 
+def ended_as(state: State[Any]) -> Any:
+    """What a flow returns that ends in the state of the attempt it was there for."""
+    return State(type=state.type, name=state.name, message=state.message)
+
+
+def name_task_run(name: str) -> None:
+    """Call the task run around the caller so from its next state on: a run that is retried makes many attempts."""
+    context = TaskRunContext.get()
+    if context is not None:
+        context.task_run.name = name
+
+
 def artifact_key(*parts: str) -> str:
     """Prefect's keys are lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-") or TAG
@@ -91,15 +109,15 @@ async def show_markdown(key: str, text: str, description: str) -> None:
 
 
 PROGRESS_SECONDS: Final = 2.0
-"""Between two looks at how far a shift is."""
+"""Between two looks at how far a run is, at least."""
+
+PROGRESS_SHARE: Final = 20
+"""A look that takes long, on a large board, is followed by a rest of so many times as long."""
 
 
 @asynccontextmanager
-async def showing_progress(look: Callable[[], Awaitable[float]], key: str, wanted: bool) -> AsyncIterator[None]:
+async def showing_progress(look: Callable[[], Awaitable[float]], key: str) -> AsyncIterator[None]:
     """A progress artifact on the run, kept up to date; at its end full, unless the run ended by an error."""
-    if not wanted:
-        yield
-        return
     shown = asyncio.create_task(_show_progress(look, key))
     try:
         yield
@@ -113,10 +131,14 @@ async def showing_progress(look: Callable[[], Awaitable[float]], key: str, wante
 async def _show_progress(look: Callable[[], Awaitable[float]], key: str) -> UUID | None:
     number = None
     try:
-        number = await acreate_progress_artifact(0.0, key=key, description="How far the shift is")
+        number = await acreate_progress_artifact(0.0, key=key, description="How far it is")
+        took = 0.0
         while True:
-            await asyncio.sleep(PROGRESS_SECONDS)
-            await _update_progress(number, await look())
+            await asyncio.sleep(max(PROGRESS_SECONDS, PROGRESS_SHARE * took))
+            began = time.monotonic()
+            percent = await look()
+            took = time.monotonic() - began
+            await _update_progress(number, percent)
     except asyncio.CancelledError:
         return number
     except Exception as error:

@@ -1,11 +1,13 @@
 """What shifts and episodes report: frozen values, and the Markdown that Prefect shows of them."""
 
+import shlex
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from nexus.schemas import Attempt, Task
+from nexus.schemas import Attempt, HistoryEvent, Task
 from nexus.states import AttemptOutcome, TaskStatus
 
 SHOWN: Final = 500
@@ -76,7 +78,8 @@ class ShiftReport(BaseModel):
             for one in self.attempts[:SHOWN]
         ]
         if len(self.attempts) > SHOWN:
-            lines += ["", f"… and {len(self.attempts) - SHOWN:,} more; `nexus history` has them all."]
+            lines += ["", f"… and {len(self.attempts) - SHOWN:,} more."]
+        lines += ["", "All of a task: `nexus show TASK`; every move of it: `nexus history TASK`."]
         return "\n".join(lines)
 
 
@@ -121,7 +124,39 @@ class EpisodeReport(BaseModel):
             f"| {cell(task.claimed_by)} | {cell(self.left.get(task.task_id) or task.error)} |"
             for task in self.tasks
         ]
+        lines += ["", "All of a task: `nexus show TASK`; every move of it: `nexus history TASK`."]
         return "\n".join(lines)
+
+
+def task_page(task: Task, attempts: Sequence[Attempt], moves: Sequence[HistoryEvent]) -> str:
+    """A task as it stands: what it is, every attempt, every move (the newest `SHOWN`), and how to look further."""
+    facts = {
+        "status": task.status,
+        "type": task.task_type,
+        "what": task.description,
+        "episode": task.episode_id,
+        "tags": ", ".join(task.tags),
+        "depends on": ", ".join(task.depends_on),
+        "error": task.error if task.status == TaskStatus.FAILED else None,
+        "reason": task.reason,
+    }
+    lines = [f"# {cell(task.task_id)}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {cell(value)} |" for name, value in facts.items() if value]
+    lines += ["", "| attempt | agent | outcome | seconds | error |", "|---|---|---|---|---|"]
+    for one in attempts:
+        seconds = f"{(one.finished_at - one.started_at).total_seconds():.1f}" if one.finished_at else ""
+        lines.append(f"| {one.number} | {cell(one.agent_id)} | {one.outcome} | {seconds} | {cell(one.error)} |")
+    lines += ["", "| when (UTC) | move | to | who | why |", "|---|---|---|---|---|"]
+    for move in moves[-SHOWN:]:
+        who, why = cell(move.actor), cell(move.reason)
+        lines.append(f"| {move.at:%Y-%m-%d %H:%M:%S} | {move.verb} | {move.to_status or ''} | {who} | {why} |")
+    lines += ["", f"More: `nexus show {_word(task.task_id)}`, `nexus explain {_word(task.task_id)}`"]
+    return "\n".join(lines)
+
+
+def _word(text: str) -> str:
+    """A word of a shell's, as it can be copied out of Markdown's code."""
+    return shlex.quote(text).replace("`", "'")
 
 
 def cell(text: str | None, width: int = 120) -> str:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -16,7 +16,8 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from flows.board import board
-from flows.execute import AgentId, raise_unless_completed
+from flows.endings import ending
+from flows.execute import AgentId
 from flows.handlers import runnable_types
 from flows.heartbeat import Pulse
 from flows.observe import (
@@ -113,7 +114,7 @@ async def process_agent_tasks(
     with rarely_collected():
         async with (
             relaying(nexus),
-            showing_progress(shift.progress, artifact_key("nexus-progress", agent_id), observe == "shift"),
+            showing_progress(shift.progress, artifact_key("nexus-progress", agent_id)),
         ):
             report = await shift.work(wait=mode == "wait", beside=beside)
     if report.attempts:
@@ -153,6 +154,8 @@ class Shift:
     """Those that go well."""
     mask: Mask = field(init=False)
     """What is secret here, as of the last claim."""
+    context: Context = field(init=False)
+    """Of the shift itself, for all that it begins."""
     log: Log = field(init=False)
     run: dict[str, Any] = field(init=False)
     ended: int = 0
@@ -176,7 +179,7 @@ class Shift:
     async def work(self, *, wait: bool, beside: Sequence[str] = ()) -> ShiftReport:
         """Claim and work until there is nothing left to do; hand back what is held when stopped."""
         started_at = await asyncio.to_thread(self.nexus.now)
-        self.log, self.run = run_log(), run_ref()
+        self.log, self.run, self.context = run_log(), run_ref(), copy_context()
         asked_at = time.monotonic()
         try:
             async with ringing(self.nexus, self.stir):
@@ -267,7 +270,10 @@ class Shift:
         while self.ahead and self.busy < self.concurrency:
             claim, _ = self.ahead.popleft()
             self.busy += 1
-            hand = asyncio.create_task(self._attempt(claim), name=claim.task_id)
+            # Not in the context of the attempt that has just freed its hand: Prefect would take the new one for a part
+            # of that, and undo that when the new one fails.
+            own = self.context.copy()
+            hand = asyncio.create_task(self._attempt(claim), name=claim.task_id, context=own)
             self.hands.add(hand)
             hand.add_done_callback(self._closed)
 
@@ -376,11 +382,14 @@ _work: ContextVar[_Work] = ContextVar("work")
 
 
 @task(name="attempt", task_run_name=lambda: _work.get().name(), cache_policy=NO_CACHE)
-async def _attempt() -> None:
+async def _attempt() -> Any:
     work = _work.get()
     await work.do(run_ref())
     assert work.finished is not None
-    raise_unless_completed(work.claim.task_id, work.finished)
+    state = ending(work.claim.task_id, work.finished)
+    if state is not None and state.is_failed():
+        run_log().error("%s", state.message, exc_info=work.finished.error)
+    return state
 
 
 def _key(claim: Claim) -> tuple[str, int]:

@@ -61,6 +61,7 @@ async def test_an_episode_in_the_order_of_its_dependencies(nexus: TaskNexus, han
     seen = await task_runs_of(state, 4)
     assert {name.split(" · ")[0] for name in seen} == {"A", "B", "C", "D"}
     assert {one.task_id for one in report.tasks} == {"A", "B", "C", "D"}
+    assert (await artifact_of(state, "nexus-progress-ep07")).data == 100
     shown = (await artifact_of(state, "nexus-episode-ep07")).data
     assert "EP07" in shown
     assert all(f"| {task_id} | completed | 1 |" in shown for task_id in "ABCD")

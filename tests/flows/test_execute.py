@@ -14,7 +14,7 @@ from flows.runner import NoHandler
 from nexus import AttemptOutcome, NewTask, RetryPolicy, Task, TaskNexus, TaskStatus
 from nexus.errors import AgentNotConfirmed, TaskNotFound
 
-from .conftest import ONCE, Handles, MakeNexus, flow_run_of, task_runs_of, until
+from .conftest import ONCE, Handles, MakeNexus, artifact_of, flow_run_of, task_runs_of, until
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -37,7 +37,7 @@ def task_of(nexus: TaskNexus, task_id: str = "EP07-T3") -> Task:
 
 async def test_a_task_is_executed(nexus: TaskNexus, handles: Handles) -> None:
     handles("summarise", lambda task, context: {"words": 3})
-    add(nexus)
+    add(nexus, episode_id="EP07")
 
     state = await execute_task("EP07-T3", "Agent-2", return_state=True)
 
@@ -50,9 +50,27 @@ async def test_a_task_is_executed(nexus: TaskNexus, handles: Handles) -> None:
     [task_run] = (await task_runs_of(state, 1)).values()
     assert attempt.run_ref == {"flow_run_id": str(run.id), "task_run_id": str(task_run.id), "run_count": 1}
     assert run.name == "EP07-T3 · Agent-2"
-    assert {"nexus", "agent:Agent-2"} <= set(run.tags)
+    assert {"nexus", "agent:Agent-2", "type:summarise", "episode:EP07"} <= set(run.tags)
     assert run.state.is_completed()
-    assert task_run.name == "EP07-T3 · Agent-2"
+    assert task_run.name == "EP07-T3 · attempt 1 · Agent-2"
+
+
+async def test_the_runs_page_leads_back_to_the_task(nexus: TaskNexus, handles: Handles) -> None:
+    async def fail(task: Task, context: TaskContext) -> None:
+        raise GiveUp("the | page is <gone>")
+
+    handles("summarise", fail)
+    add(nexus, description="Summarise the third part")
+
+    state = await execute_task("EP07-T3", "Agent-2", return_state=True)
+
+    page = (await artifact_of(state, "nexus-task-ep07-t3")).data.splitlines()
+    assert page[0] == "# EP07-T3"
+    assert "| status | failed |" in page
+    assert "| what | Summarise the third part |" in page
+    assert any(line.startswith("| 1 | Agent-2 | failed |") and "the \\| page is &lt;gone&gt;" in line for line in page)
+    assert [line.split(" | ")[1] for line in page if line.startswith("| 20")] == ["add", "claim", "start", "fail"]
+    assert page[-1] == "More: `nexus show EP07-T3`, `nexus explain EP07-T3`"
 
 
 async def test_a_review_is_somebody_elses(nexus: TaskNexus, handles: Handles) -> None:
@@ -86,6 +104,7 @@ async def test_failed_attempts_are_tried_again_in_the_same_task_run(nexus: TaskN
     assert {one.run_ref["flow_run_id"] for one in attempts} == {str(state.state_details.flow_run_id)}
     [task_run] = (await task_runs_of(state, 1)).values()
     assert task_run.run_count == 3
+    assert task_run.name == "EP07-T3 · attempt 3 · Agent-2"
 
 
 async def test_a_dead_letter_is_red_and_says_why(nexus: TaskNexus, handles: Handles) -> None:
@@ -286,8 +305,10 @@ async def test_a_task_that_was_cancelled_meanwhile(nexus: TaskNexus, handles: Ha
 
     state = await execute_task("EP07-T3", "Agent-2", return_state=True)
 
-    assert state.is_failed()
-    assert "cancelled" in str(state.message)
+    assert state.is_cancelled()
+    assert state.message == "attempt 1 at EP07-T3 ended: the task was cancelled"
+    [task_run] = (await task_runs_of(state, 1)).values()
+    assert task_run.state.is_cancelled()
     assert task_of(nexus).status == TaskStatus.CANCELLED
     assert len(nexus.attempts("EP07-T3")) == 1
 

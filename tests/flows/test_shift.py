@@ -75,6 +75,7 @@ async def test_what_a_person_sees_of_it(nexus: TaskNexus, handles: Handles) -> N
     assert failed.tags == [], "each new set of tags costs its first attempt time"
     [attempt] = nexus.attempts("T-2")
     assert attempt.run_ref == {"flow_run_id": str(run.id), "task_run_id": str(failed.id), "run_count": 1}
+    assert (await artifact_of(state, "nexus-progress-agent-2")).data == 100
     report = await artifact_of(state, "nexus-shift-agent-2")
     assert "GiveUp" not in report.data
     assert "the page is gone" in report.data
@@ -124,6 +125,47 @@ async def test_a_failed_task_is_offered_again(nexus: TaskNexus, handles: Handles
     assert (report.completed, report.failed, report.dead_letters) == (1, 2, 0)
     assert report.attempts[0].error == "no network"
     assert set(await task_runs_of(state, 3)) == {f"T-1 · attempt {number} · Agent-2" for number in (1, 2, 3)}
+
+
+async def test_the_state_of_a_run_says_what_became_of_its_attempt(nexus: TaskNexus, handles: Handles) -> None:
+    def takes_away(task_id: str) -> None:
+        nexus.run_ended(nexus.attempts(task_id)[-1], "its host is gone", crashed=True)
+
+    async def do(task: Task, context: TaskContext) -> str | None:
+        match task.task_id, context.attempt_number:
+            case "fails" | "again", 1:
+                raise ValueError(f"no network for {task.task_id}")
+            case "cancelled", _:
+                await asyncio.to_thread(nexus.cancel, task.task_id, "not needed")
+            case "blocked", _:
+                await asyncio.to_thread(nexus.block, task.task_id, "a question")
+            case "lost", 1:
+                await asyncio.to_thread(takes_away, task.task_id)
+        return "done"
+
+    handles("summarise", do)
+    add(nexus, "again", "cancelled", "blocked", "lost")
+    nexus.add_task(NewTask(task_id="fails", task_type="summarise", retry_policy=ONCE))
+    nexus.add_task(NewTask(task_id="reviewed", task_type="summarise", requires_review=True))
+
+    state = await process_agent_tasks("Agent-2", concurrency=1, return_state=True)
+
+    seen = {name.removesuffix(" · Agent-2"): run.state for name, run in (await task_runs_of(state, 8)).items()}
+    assert {name: (one.type, one.name) for name, one in seen.items()} == {
+        "again · attempt 1": ("FAILED", "WillRetry"),
+        "again · attempt 2": ("COMPLETED", "Completed"),
+        "cancelled · attempt 1": ("CANCELLED", "Cancelled"),
+        "blocked · attempt 1": ("CANCELLED", "Cancelled"),
+        "lost · attempt 1": ("CRASHED", "Crashed"),
+        "lost · attempt 2": ("COMPLETED", "Completed"),
+        "fails · attempt 1": ("FAILED", "Failed"),
+        "reviewed · attempt 1": ("COMPLETED", "Completed"),
+    }
+    assert seen["again · attempt 1"].message.startswith("no network for again; offered again at ")
+    assert "no network for fails" in seen["fails · attempt 1"].message
+    assert seen["lost · attempt 1"].message.startswith("attempt 1 at lost was lost")
+    assert seen["blocked · attempt 1"].message == "attempt 1 at blocked was handed back"
+    assert seen["reviewed · attempt 1"].message == "waits for a reviewer"
 
 
 async def test_draining_does_not_wait_for_a_backoff(nexus: TaskNexus, handles: Handles) -> None:
