@@ -76,6 +76,12 @@ class Board:
         found: list[dict[str, Any]] = ask(self.url, "/flow_runs/filter", {"flow_runs": filters, "limit": 200})
         return found
 
+    def events_of(self, task_id: str) -> list[str]:
+        """What Prefect was told of a task, in order."""
+        wanted = {"event": {"prefix": ["nexus.task."]}, "resource": {"id": [f"nexus.task.{task_id}"]}, "order": "ASC"}
+        found = ask(self.url, "/events/filter", {"filter": wanted, "limit": 50})["events"]
+        return [one["event"].removeprefix("nexus.task.") for one in found]
+
     def state_of(self, name: str) -> str:
         states = [run["state_type"] for run in self.runs(name={"any_": [name]})]
         return states[-1] if states else ""
@@ -137,6 +143,15 @@ def test_three_days_with_nexus_up(board: Board) -> None:
     board.start_shift_from_a_terminal("Agent-2")
     wait_until(lambda: board.state_of("Agent-2 · shift") == "COMPLETED")
     assert board.status_of("T-1") == "completed"
+
+    # Prefect hears of every move, whoever makes it: an agent outside, who knows nothing of Prefect, is told of too.
+    board.add("T-1b", 0)
+    with TaskNexus(f"sqlite:///{board.home / 'nexus.db'}") as nexus:
+        claim = nexus.claim_task("T-1b", "Claude")
+        nexus.start(claim)
+        nexus.complete(claim, "by hand")
+    wait_until(lambda: board.events_of("T-1b") == ["added", "claimed", "started", "completed"])
+    assert board.events_of("T-1") == ["added", "claimed", "started", "completed"]
 
     # Pruning that somebody starts, from the form.
     parameters = {"retention": {"completed": {"keep": 0}, "grace_seconds": 0}}
