@@ -1,4 +1,4 @@
-"""The verbs that add and look: add, list, show, history, explain, stats."""
+"""The verbs that add and look: add, list, show, history, explain."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,7 +35,7 @@ def attach(app: typer.Typer) -> None:
     """Add the verbs to the command."""
     app.command()(add)
     app.command("list")(list_tasks)
-    for verb in (show, history, explain, stats):
+    for verb in (show, history, explain):
         app.command()(verb)
 
 
@@ -230,17 +230,3 @@ def explain(
                 print(f"stall: {since}, policy {stall.policy}, done: {done}{ahead}")  # noqa: T201
 
     emit(reasons, as_json, show)
-
-
-def stats(
-    context: typer.Context,
-    episode: Annotated[str | None, typer.Option(metavar="EPISODE", help="Only of this episode.")] = None,
-    as_json: Json = False,
-) -> None:
-    """How many tasks there are in each status."""
-    from nexus import TaskStatus
-
-    counted = open_nexus(context).stats(episode)
-    known = {str(status): counted.get(status, 0) for status in TaskStatus}
-    rows = [(status_text(name), number) for name, number in known.items() if number]
-    emit(known, as_json, lambda: table(["status", "tasks"], [*rows, ("total", counted.total())], right=("tasks",)))
