@@ -146,7 +146,7 @@ def list_tasks(
             say("No task is like that." if chosen else "No tasks yet: nexus add, nexus import, nexus run quickstart.")
             return
         columns = ["task", "status", "prio", "tries", "agent", "what"]
-        table(columns, map(row, tasks), right=("prio", "tries"))
+        table(columns, map(row, tasks), right=("prio", "tries"), whole=("status",), ids=("task", "agent"))
         if len(tasks) == limit:
             say(f"There may be more: nexus list --after {tasks[-1].task_id}")
 
@@ -192,7 +192,9 @@ def _attempts(attempts: "list[Attempt]") -> None:
             (one.error or one.note or "") + late,
         )
 
-    table(["#", "agent", "outcome", "started (UTC)", "seconds", "said"], map(row, attempts), right=("#", "seconds"))
+    columns = ["#", "agent", "outcome", "started (UTC)", "seconds", "said"]
+    whole = ("outcome", "started (UTC)")
+    table(columns, map(row, attempts), right=("#", "seconds"), whole=whole, ids=("agent",), folds=("said",))
 
 
 def history(context: typer.Context, task_id: TaskId, as_json: Json = False) -> None:
@@ -202,7 +204,8 @@ def history(context: typer.Context, task_id: TaskId, as_json: Json = False) -> N
         (when(event.at), event.verb, event.from_status or "", event.to_status or "", event.actor, flat(event.reason))
         for event in events
     ]
-    emit(events, as_json, lambda: table(["when (UTC)", "verb", "from", "to", "who", "why"], rows))
+    columns = ["when (UTC)", "verb", "from", "to", "who", "why"]
+    emit(events, as_json, lambda: table(columns, rows, whole=columns[:4], ids=("who",), folds=("why",)))
 
 
 def explain(

@@ -56,7 +56,7 @@ def _show(figures: "Figures") -> None:
         _ends(key, works)
         print()  # noqa: T201
         _durations(key, works)
-    say(f"Attempts that ended {_window(figures)}; done: tasks; wait: until claimed; run: of an attempt.")
+    say(f"Attempts that ended {_window(figures)}; done counts tasks.")
 
 
 def _window(figures: "Figures") -> str:
@@ -68,7 +68,7 @@ def _ends(key: str, works: "Mapping[str, Work]") -> None:
     ways = ("completed", "failed", "timed_out", "lost", "released", "cancelled", "running")
     seen = ["done", *(way for way in ways if any(getattr(work, way) for work in works.values()))]
     rows = [(name, *(getattr(work, way) or "-" for way in seen)) for name, work in works.items()]
-    table([key, *seen], rows, right=seen)
+    table([key, *seen], rows, right=seen, ids=(key,))
 
 
 def _durations(key: str, works: "Mapping[str, Work]") -> None:
@@ -78,4 +78,4 @@ def _durations(key: str, works: "Mapping[str, Work]") -> None:
         (name, *(brief(getattr(spread, part)) or "-" for spread in (work.wait, work.run) for part in parts))
         for name, work in works.items()
     ]
-    table([key, *columns], rows, right=columns)
+    table([key, *columns], rows, right=columns, ids=(key,))

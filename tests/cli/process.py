@@ -38,7 +38,7 @@ def on_a_terminal(*words: str, columns: int = 80, **env: str) -> tuple[int, str]
     """Runs `nexus …` on a terminal of that width: the exit code and what stood there."""
     screen, inside = pty.openpty()
     fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    given = environment(TERM="xterm-256color", **env)
+    given = environment(**{"TERM": "xterm-256color", **env})
     given.pop("COLUMNS", None)
     with subprocess.Popen([*NEXUS, *words], env=given, stdin=inside, stdout=inside, stderr=inside) as process:
         os.close(inside)
