@@ -1,7 +1,13 @@
 """What the record says in numbers, as values: how much was done, how long it waited, how long it took."""
 
+from typing import Final
+
 from nexus.schemas import Value
+from nexus.states import AttemptOutcome
 from nexus.values import Instant
+
+BROUGHT_TO_AN_END: Final = (AttemptOutcome.COMPLETED, AttemptOutcome.FAILED, AttemptOutcome.TIMED_OUT)
+"""Outcomes of which it means something how long the attempt took: the others end when somebody notices."""
 
 
 class Spread(Value):

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from nexus import moves, queries, watch
 from nexus.engine import Tx
-from nexus.figures import Ended, Figures, Reading, Spread, Work
+from nexus.figures import BROUGHT_TO_AN_END, Ended, Figures, Reading, Spread, Work
 from nexus.predicates import is_due, is_waiting
 from nexus.rows import Row
 from nexus.sql import Moment, seconds_between
@@ -19,7 +19,6 @@ from nexus.states import AttemptOutcome, TaskStatus
 from nexus.tables import attempts, stalls, tasks
 
 OUTCOMES: Final = tuple(outcome for outcome in AttemptOutcome if outcome != AttemptOutcome.RUNNING)
-_BROUGHT_TO_AN_END: Final = (AttemptOutcome.COMPLETED, AttemptOutcome.FAILED, AttemptOutcome.TIMED_OUT)
 PERCENTS: Final = {"p50": 50, "p95": 95, "p99": 99, "max": 100}
 MARGIN: Final = timedelta(seconds=5)
 """What ended so lately is left to the next reading: its transaction may not be seen yet."""
@@ -63,7 +62,7 @@ def _work(
 def _ranked(key: sa.ColumnElement[str], since: datetime | None, episode_id: str | None) -> sa.Subquery:
     """Every attempt that is over, with its rank by each duration among those of the same key that have one."""
     waited = attempts.c.waited_seconds
-    worked = attempts.c.outcome.in_(_BROUGHT_TO_AN_END)
+    worked = attempts.c.outcome.in_(BROUGHT_TO_AN_END)
     durations = {"wait": (waited, waited.is_not(None)), "run": (_ran, worked)}
     columns: list[sa.ColumnElement[Any]] = [
         key.label("key"),
