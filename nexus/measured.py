@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from nexus import moves, queries, watch
 from nexus.engine import Tx
 from nexus.figures import BROUGHT_TO_AN_END, Ended, Figures, Reading, Spread, Work
-from nexus.predicates import is_due, is_waiting
+from nexus.predicates import is_due, is_held, is_waiting
 from nexus.rows import Row
 from nexus.sql import Moment, seconds_between
 from nexus.states import AttemptOutcome, TaskStatus
@@ -30,7 +30,7 @@ def figures(tx: Tx, since: datetime | None, episode_id: str | None) -> Figures:
     """The board in numbers; attempts that ended since, of one episode or of all."""
     counted = queries.counts(tx, episode_id)
     [total] = _work(tx, sa.literal_column("''", sa.Text()), since, episode_id, None).values() or [Work()]
-    going_on = moves.going_on().subquery()
+    going_on = moves.going_on().where(is_held()).subquery()  # in the words of the index
     return Figures(
         since=since,
         until=tx.present(),
@@ -61,9 +61,7 @@ def _work(
 
 def _ranked(key: sa.ColumnElement[str], since: datetime | None, episode_id: str | None) -> sa.Subquery:
     """Every attempt that is over, with its rank by each duration among those of the same key that have one."""
-    waited = attempts.c.waited_seconds
     worked = attempts.c.outcome.in_(BROUGHT_TO_AN_END)
-    durations = {"wait": (waited, waited.is_not(None)), "run": (_ran, worked)}
     columns: list[sa.ColumnElement[Any]] = [
         key.label("key"),
         attempts.c.outcome,
@@ -73,12 +71,11 @@ def _ranked(key: sa.ColumnElement[str], since: datetime | None, episode_id: str 
             attempts.c.number == tasks.c.attempt_count,
         ).label("is_done"),
     ]
-    for name, (seconds, counts) in durations.items():
-        alike = [key, sa.case((counts, 1), else_=0)]
+    for name, seconds in (("wait", attempts.c.waited_seconds), ("run", sa.case((worked, _ran)))):
         columns += [
-            sa.case((counts, seconds)).label(name),
-            sa.func.row_number().over(partition_by=alike, order_by=seconds).label(f"{name}_rank"),
-            sa.func.count().over(partition_by=alike).label(f"{name}_count"),
+            seconds.label(name),
+            sa.func.row_number().over(partition_by=key, order_by=seconds.nulls_last()).label(f"{name}_rank"),
+            sa.func.count(seconds).over(partition_by=key).label(f"{name}_count"),
         ]
     statement = sa.select(*columns).join_from(attempts, tasks, tasks.c.task_id == attempts.c.task_id)
     if since is not None:
