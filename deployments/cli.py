@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 Port = Annotated[
     int | None, typer.Option(min=1, max=65_535, metavar="PORT", help="Of its own Prefect server (NEXUS_SERVICE__PORT).")
 ]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(min=1, max=65_535, metavar="PORT", help="Serve /metrics there (NEXUS_SERVICE__METRICS_PORT)."),
+]
 
 
 @app.command()
@@ -55,12 +59,13 @@ def run(
 
 
 @app.command()
-def up(port: Port = None) -> None:
+def up(port: Port = None, metrics_port: MetricsPort = None) -> None:
     """Run the service until Ctrl-C.
 
     A Prefect server (where none is configured), the deployments, and the scheduled sweep.
     """
     _set_port(port)
+    _set_port(metrics_port, "METRICS_PORT")
     from deployments.service import up as run_service
     from nexus import NexusSettings, TaskNexus
 
@@ -95,12 +100,12 @@ def doctor(
     raise typer.Exit(REFUSED if found else 0)
 
 
-def _set_port(port: int | None) -> None:
+def _set_port(port: int | None, name: str = "PORT") -> None:
     if port is not None:
         import os
 
         # The processes that the service starts read their settings from the environment.
-        os.environ["NEXUS_SERVICE__PORT"] = str(port)
+        os.environ[f"NEXUS_SERVICE__{name}"] = str(port)
 
 
 def _ui_address(settings: "NexusSettings") -> str:

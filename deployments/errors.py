@@ -23,6 +23,17 @@ class PortTaken(ServiceError):
         super().__init__(f"Port {port} on {host} is taken {why}.")
 
 
+class MetricsPortTaken(ServiceError):
+    """Nothing can listen where the settings want `/metrics`; nothing was started."""
+
+    def __init__(self, host: str, port: int, why: str) -> None:
+        self.host, self.port = host, port
+        super().__init__(
+            f"/metrics cannot be served on port {port} of {host} ({why}): choose another with --metrics-port or "
+            "NEXUS_SERVICE__METRICS_PORT (and NEXUS_SERVICE__METRICS_HOST), or leave it out."
+        )
+
+
 class ServerFailed(ServiceError):
     """Our Prefect server did not come up; the log says why."""
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from deployments.catalog import EXECUTE, SHIFT, SWEEP
 from deployments.errors import AlreadyUp, RunnerFailed, ServerFailed
+from deployments.metrics import exporting
 from deployments.prefect_server import Api, Say, healthy, prefect_server, unreachable
 from deployments.processes import FileLock
 from deployments.runner_process import RunnerProcess, end_leftover
@@ -47,7 +48,7 @@ def up(settings: NexusSettings, *, say: Say) -> None:
         raise AlreadyUp(home, owner)
     only_one.write(str(os.getpid()))
     try:
-        with stop_signals() as stop:
+        with stop_signals() as stop, exporting(settings, say):
             try:
                 _run(settings, stop, say)
             except Stopped:

@@ -21,6 +21,7 @@ from flows.handlers.contract import Handler
 from flows.heartbeat import Ending, Pulse, heartbeat
 from flows.secrets import MaskedLog, in_words, told
 from flows.threads import in_own_thread, outlast, to_the_end
+from flows.tracing import attempt_span
 from nexus import Attempt, AttemptOutcome, Claim, Task, TaskNexus, TaskStatus
 from nexus.errors import ClaimLost, DatabaseUnavailable, IllegalTransition, NexusError
 from nexus.masking import Mask, mask_of
@@ -103,8 +104,11 @@ async def run_attempt(
     if work is None:
         await run.hand_back(f"no handler for {claim.task.task_type}")
         raise NoHandler(claim.task_id, claim.task.task_type)
-    await run.begin(run_ref)
-    return await run.until_closed(work)
+    with attempt_span(claim, run_ref, secret) as span:
+        await run.begin(run_ref)
+        finished = await run.until_closed(work)
+        span.ended(finished)
+    return finished
 
 
 class _Run:

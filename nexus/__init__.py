@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nexus.figures import Figures, Spread, Work
     from nexus.monitoring import EscalationPolicy, EscalationStep, TaskMonitoringConfig
     from nexus.reports import PruneReport, Stall, Sweep, SweepItem, SweepReport
     from nexus.retention import Retention
@@ -31,6 +32,7 @@ _HOME = {
         "Agent", "Attempt", "Claim", "Failure", "Heartbeat", "HistoryEvent", "NewTask", "Reason", "RetryPolicy",
         "Task",
     ),
+    "nexus.figures": ("Figures", "Spread", "Work"),
     "nexus.reports": ("PruneReport", "Stall", "Sweep", "SweepItem", "SweepReport"),
     "nexus.monitoring": ("EscalationPolicy", "EscalationStep", "TaskMonitoringConfig"),
     "nexus.retention": ("Retention",),
@@ -48,6 +50,7 @@ __all__ = [
     "EscalationPolicy",
     "EscalationStep",
     "Failure",
+    "Figures",
     "Heartbeat",
     "HistoryEvent",
     "NewTask",
@@ -56,6 +59,7 @@ __all__ = [
     "Reason",
     "Retention",
     "RetryPolicy",
+    "Spread",
     "Stall",
     "Sweep",
     "SweepItem",
@@ -64,6 +68,7 @@ __all__ = [
     "TaskMonitoringConfig",
     "TaskNexus",
     "TaskStatus",
+    "Work",
 ]
 
 

@@ -127,6 +127,8 @@ class ServiceSettings(Section):
     host: str = Field("127.0.0.1", description="Where its own Prefect server listens")
     port: int = Field(4200, ge=1, le=65_535, description="Port of its own Prefect server")
     max_runs: int = Field(10, ge=1, le=100, description="Flow runs that it executes side by side, each a process")
+    metrics_port: int | None = Field(None, ge=1, le=65_535, description="Port of /metrics for Prometheus; None: none")
+    metrics_host: str = Field("127.0.0.1", description="Where /metrics listens; it asks nobody who they are")
 
 
 class NexusSettings(BaseSettings):

@@ -23,7 +23,8 @@ def list_agents(context: typer.Context, as_json: Json = False) -> None:
 
     def show() -> None:
         if agents:
-            table(["agent", "capabilities", "holds", "last seen (UTC)"], map(row, agents))
+            columns = ["agent", "capabilities", "holds", "last seen (UTC)"]
+            table(columns, map(row, agents), whole=columns[2:], ids=("agent",), folds=("capabilities",))
         else:
             say("No agents yet: one registers by its first claim, or nexus agents register.")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nexus.cli import agents, boards, database, live, look, operate, prune, watch, work
+from nexus.cli import agents, boards, database, live, look, operate, prune, stats, watch, work
 from nexus.cli.output import REFUSED, USAGE, say
 from nexus.errors import NexusError
 
@@ -52,7 +52,7 @@ def options(
     context.obj = {"database": database_url}
 
 
-for part in (look, live, work, operate, watch, prune, boards):
+for part in (look, stats, live, work, operate, watch, prune, boards):
     part.attach(app)
 app.add_typer(agents.app, name="agents")
 app.add_typer(database.app, name="db")

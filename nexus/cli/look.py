@@ -1,4 +1,4 @@
-"""The verbs that add and look: add, list, show, history, explain, stats."""
+"""The verbs that add and look: add, list, show, history, explain."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,7 +36,7 @@ def attach(app: typer.Typer) -> None:
     """Add the verbs to the command."""
     app.command()(add)
     app.command("list")(list_tasks)
-    for verb in (show, history, explain, stats):
+    for verb in (show, history, explain):
         app.command()(verb)
 
 
@@ -147,7 +147,7 @@ def list_tasks(
             say("No task is like that." if chosen else "No tasks yet: nexus add, nexus import, nexus run quickstart.")
             return
         columns = ["task", "status", "prio", "tries", "agent", "what"]
-        table(columns, map(row, tasks), right=("prio", "tries"))
+        table(columns, map(row, tasks), right=("prio", "tries"), whole=("status",), ids=("task", "agent"))
         if len(tasks) == limit:
             say(f"There may be more: nexus list --after {tasks[-1].task_id}")
 
@@ -194,7 +194,9 @@ def _attempts(attempts: "list[Attempt]") -> None:
             (one.error or one.note or "") + late,
         )
 
-    table(["#", "agent", "outcome", "started (UTC)", "seconds", "said"], map(row, attempts), right=("#", "seconds"))
+    columns = ["#", "agent", "outcome", "started (UTC)", "seconds", "said"]
+    whole = ("outcome", "started (UTC)")
+    table(columns, map(row, attempts), right=("#", "seconds"), whole=whole, ids=("agent",), folds=("said",))
 
 
 def _runs(nexus: "TaskNexus", attempts: "list[Attempt]") -> None:
@@ -218,7 +220,8 @@ def history(context: typer.Context, task_id: TaskId, as_json: Json = False) -> N
     ]
 
     def show() -> None:
-        table(["when (UTC)", "verb", "from", "to", "who", "why"], rows)
+        columns = ["when (UTC)", "verb", "from", "to", "who", "why"]
+        table(columns, rows, whole=columns[:4], ids=("who",), folds=("why",))
         _runs(nexus, nexus.attempts(task_id))
 
     emit(events, as_json, show)
@@ -249,17 +252,3 @@ def explain(
                 print(f"stall: {since}, policy {stall.policy}, done: {done}{ahead}")  # noqa: T201
 
     emit(reasons, as_json, show)
-
-
-def stats(
-    context: typer.Context,
-    episode: Annotated[str | None, typer.Option(metavar="EPISODE", help="Only of this episode.")] = None,
-    as_json: Json = False,
-) -> None:
-    """How many tasks there are in each status."""
-    from nexus import TaskStatus
-
-    counted = open_nexus(context).stats(episode)
-    known = {str(status): counted.get(status, 0) for status in TaskStatus}
-    rows = [(status_text(name), number) for name, number in known.items() if number]
-    emit(known, as_json, lambda: table(["status", "tasks"], [*rows, ("total", counted.total())], right=("tasks",)))

@@ -16,6 +16,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from nexus import TaskNexus
     from nexus.masking import Mask
@@ -137,11 +138,20 @@ NARROWEST = 8
 """No column of a table becomes narrower than this, so long as there is something to see in it."""
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Container[str] = ()) -> None:
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    right: Container[str] = (),
+    whole: Container[str] = (),
+    ids: Container[str] = (),
+    folds: Container[str] = (),
+) -> None:
     """A plain table that fits the terminal: what is too long is cut. A pipe gets all of it.
 
     Cells are text (foreign text is made harmless), Rich `Text`s, numbers or None. `right` names the columns of
-    numbers.
+    numbers, which like those named `whole` are cut last: half a number is another one. Of `ids` both ends are shown,
+    what `folds` goes on below.
     """
     from rich.cells import cell_len
     from rich.table import Table
@@ -159,11 +169,19 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Conta
             print("  ".join(parts).rstrip())
         return
     drawn = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for name, width in zip(columns, _fitted(widths, out.width - 2 * (len(columns) - 1)), strict=True):
+    weights = [1000 if name in right or name in whole else 2 if name in ids else 1 for name in columns]
+    fitted = _fitted(widths, weights, out.width - 2 * (len(columns) - 1))
+    for name, width in zip(columns, fitted, strict=True):
         justify: Any = "right" if name in right else "left"
-        drawn.add_column(name, width=width, no_wrap=True, overflow="ellipsis", justify=justify)
+        overflow: Any = "fold" if name in folds else "ellipsis"
+        drawn.add_column(name, width=width, no_wrap=name not in folds, overflow=overflow, justify=justify)
     for row in cells:
-        drawn.add_row(*row)
+        drawn.add_row(
+            *(
+                _both_ends(one, width) if name in ids else one
+                for name, width, one in zip(columns, fitted, row, strict=True)
+            )
+        )
     out.print(drawn)
 
 
@@ -190,12 +208,26 @@ def _cell(value: Any) -> str:
     return "" if value is None else flat(value) if isinstance(value, str) else str(value)
 
 
-def _fitted(widths: Sequence[int], room: int) -> list[int]:
-    """The widest columns give way; of equals the last one."""
+def _fitted(widths: Sequence[int], weights: Sequence[int], room: int) -> list[int]:
+    """The widest columns give way, by their weight; of equals the last one."""
     fitted = [min(width, room) for width in widths]
     while sum(fitted) > room and max(fitted) > NARROWEST:
-        fitted[max(range(len(fitted)), key=lambda at: (fitted[at], at))] -= 1
+        wide = [at for at, width in enumerate(fitted) if width > NARROWEST]
+        fitted[max(wide, key=lambda at: (fitted[at] / weights[at], at))] -= 1
     return fitted
+
+
+def _both_ends(text: "Text", width: int) -> "Text":
+    """A long id without its middle: what tells ids apart is mostly their end."""
+    from rich.cells import cell_len, set_cell_size
+    from rich.text import Text
+
+    if text.cell_len <= width:
+        return text
+    head, tail = set_cell_size(text.plain, (width - 1) // 2), text.plain
+    while cell_len(tail) > width - 1 - cell_len(head):
+        tail = tail[1:]
+    return Text(f"{head}…{tail}", style=text.style)
 
 
 STATUS_STYLE = {

@@ -1,19 +1,16 @@
 """`nexus prune`: forget what is finished."""
 
-import re
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nexus.cli.durations import UNITS, parse_seconds
 from nexus.cli.output import MOST, USAGE, Json, at_most, emit, open_nexus, refuse, say
 from nexus.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from nexus import PruneReport, Retention
-
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-LONGEST_DAYS = 36_500
 
 
 class Status(StrEnum):
@@ -81,13 +78,7 @@ def _retention(
 
 def days(text: str) -> float:
     """An age such as 30d, 12h, 2w; anything else is wrong usage."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text.strip().lower())
-    if not found:
-        refuse(f"--older-than: {text!r} is no age; write a number and s, m, h, d or w, such as 30d.", USAGE)
-    age = float(found[1]) * UNITS[found[2]] / UNITS["d"]
-    if age > LONGEST_DAYS:
-        refuse(f"--older-than: {text!r} is more than a hundred years.", USAGE)
-    return age
+    return parse_seconds(text, "--older-than") / UNITS["d"]
 
 
 def summary(report: "PruneReport") -> str:

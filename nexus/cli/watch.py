@@ -70,7 +70,8 @@ def sweep(
 
     def show() -> None:
         if report.items:
-            table(["task", "action", "detail"], [(one.task_id, one.action, flat(one.detail)) for one in report.items])
+            rows = [(one.task_id, one.action, flat(one.detail)) for one in report.items]
+            table(["task", "action", "detail"], rows, whole=("action",), ids=("task",))
         more = " The pass was full: sweep again." if report.more else ""
         acted = f"would act {len(report.items)} times; nothing was done" if dry_run else f"acted on {len(report.items)}"
         say(f"Looked at {report.scanned}, {acted}.{more}")
@@ -161,7 +162,8 @@ def stalls(
 
     def show() -> None:
         if found:
-            table(["task", "kind", "since (UTC)", "done", "next step", "why"], map(row, found))
+            columns = ["task", "kind", "since (UTC)", "done", "next step", "why"]
+            table(columns, map(row, found), whole=("kind", "since (UTC)", "next step"), ids=("task",))
         else:
             say("Nothing is stalled." if task_id is None else f"{task_id} has not been stalled.")
 

@@ -1,4 +1,4 @@
-"""add, list, show, history, explain, stats, agents: what they take, what they print, and the schema of their JSON."""
+"""add, list, show, history, explain, agents: what they take, what they print, and the schema of their JSON."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from nexus import Agent, Attempt, HistoryEvent, NexusSettings, Reason, Task, TaskNexus, TaskStatus
+from nexus import Agent, Attempt, HistoryEvent, NexusSettings, Reason, Task, TaskNexus
 
 from .conftest import Said
 
@@ -143,17 +143,6 @@ def test_explain(done: Callable[..., Said], board: TaskNexus, told: str) -> None
     assert done("explain", told).out == "ended: it has ended: cancelled: not wanted\n"
     assert done("explain", "C").out == "claimable: nothing keeps it from being claimed now\n"
     assert done("explain", "C", "--json").data == []
-
-
-def test_stats(done: Callable[..., Said], board: TaskNexus, told: str) -> None:
-    board.add_task({"task_id": "B", "episode_id": "E"})
-    assert done("stats", "--json").data == {str(status): 0 for status in TaskStatus} | {"in_progress": 1, "pending": 1}
-    assert [line.split() for line in done("stats", "--episode", "E").out.splitlines()] == [
-        ["status", "tasks"],
-        ["pending", "1"],
-        ["total", "1"],
-    ]
-    assert done("stats", "--episode", "nobody", "--json").data == dict.fromkeys(map(str, TaskStatus), 0)
 
 
 def test_agents(done: Callable[..., Said], board: TaskNexus) -> None:
