@@ -28,6 +28,8 @@ from nexus.feed import Feed
 from nexus.masking import mask_of
 from nexus.reports import News
 
+THREAD: Final = "nexus relay"
+
 LOOK_SECONDS: Final = 1.0
 """Between two looks at what moved."""
 
@@ -53,6 +55,9 @@ FIRST: Final = timedelta(hours=1)
 """How far back the very first relay of a server begins."""
 
 logger = logging.getLogger("nexus.relay")
+
+# A relay that finds Prefect away tries again, which is nobody's trouble: the client's own warnings stay away.
+logging.getLogger("prefect.events.clients").addFilter(lambda record: record.threadName != THREAD)
 
 
 @asynccontextmanager
@@ -92,7 +97,7 @@ class Relay:
         """Relay in a thread, until `end`."""
         # In this context: in tests Prefect's settings are the context's own.
         context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self.run,), name="relay", daemon=True)
+        self._thread = threading.Thread(target=context.run, args=(self.run,), name=THREAD, daemon=True)
         self._thread.start()
 
     def end(self) -> None:

@@ -1,6 +1,7 @@
 """Prefect hears of every move on the board, whoever made it, and nobody waits for that."""
 
 import asyncio
+import logging
 import threading
 from datetime import timedelta
 from typing import Any
@@ -14,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows import execute_task, process_agent_tasks
 from flows.board import working_on
 from flows.events import NAMES, chosen, event_name, event_of, left_out
-from flows.relay import Relay, relaying
+from flows.relay import THREAD, Relay, relaying
 from nexus import NewTask, NexusSettings, TaskNexus
 from nexus.masking import mask_of
 from nexus.reports import Move
@@ -162,13 +163,14 @@ class TestWithPrefect:
         assert service._take() is not None
 
     async def test_what_moved_while_prefect_was_away_is_told_when_it_is_back(
-        self, nexus: TaskNexus, prefect_api: str, monkeypatch: pytest.MonkeyPatch
+        self, nexus: TaskNexus, caplog: pytest.LogCaptureFixture
     ) -> None:
         away = {PREFECT_API_URL: "http://127.0.0.1:9/api"}
         with temporary_settings(updates=away):
             async with relaying(nexus):
                 nexus.add_task({"task_id": "relay-4"})
         assert await told("relay-4") == []
+        assert [one.message for one in caplog.records if one.levelno > logging.INFO] == []
         async with relaying(nexus):
             pass
         await until_told("relay-4", "added")
@@ -185,4 +187,4 @@ class TestWithPrefect:
     async def test_where_events_are_off_nothing_is_sent(self, make_nexus: MakeNexus) -> None:
         nexus = make_nexus(events=EventsSettings(enabled=False))
         async with relaying(nexus):
-            assert [one.name for one in threading.enumerate() if one.name == "relay"] == []
+            assert [one.name for one in threading.enumerate() if one.name == THREAD] == []
