@@ -23,6 +23,8 @@ _TUNED: Final = {
     # Nothing leaves the machine, and nothing is advertised in the user's own UI.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    # Where OpenTelemetry is set up for us, the server would tell of its own polling: twenty spans a second at rest.
+    "OTEL_SDK_DISABLED": "true",
     # It never asks on a terminal it does not have.
     "PREFECT_CLI_PROMPT": "false",
 }

@@ -1,8 +1,9 @@
 """A span of OpenTelemetry's around each attempt, where its SDK is set up; nothing otherwise.
 
-The handler's own spans, and those of the libraries that it calls, become its children, in threads too. What Prefect
-may make of its runs (`PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY`) is above it: these are the shift and the task run,
-ours is the work on one task. Nothing here fails an attempt, and no secret is told.
+The handler's own spans, and those of the libraries that it calls, become its children, in threads too. Prefect makes
+spans of its own of flow runs and task runs (PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY=false makes none); ours lies
+below them. It is no second one of the same: a task run that Prefect retries is several attempts, and where only the
+shift is observed none has a task run. Nothing here fails an attempt, and no secret is told.
 """
 
 from collections.abc import Iterator, Mapping

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -157,3 +158,17 @@ def test_what_it_explains_is_what_it_sent(crowded: TaskNexus, asked: list[tuple[
     assert json.dumps([statement for statement, _ in asked])
     with pytest.raises(AssertionError):
         check(crowded, asked)
+
+
+def test_figures_read_what_ended_in_their_time(crowded: TaskNexus, asked: list[tuple[str, Any]], clock: Clock) -> None:
+    since = clock.advance(3600)
+    crowded.complete_many([(claim, 1) for claim in crowded.claim("Ada", 10, start=True)])
+    clock.advance(10)
+    asked.clear()
+    assert crowded.figures(since=since).total.done == 10
+    assert [ended.attempts for ended in crowded.reading(since - timedelta(seconds=1), (1.0, 60.0)).ended] == [10]
+    of_attempts = [one for one in asked if "nexus_attempts" in one[0]]
+    assert len(of_attempts) == 4
+    check(crowded, of_attempts)
+    for _, plan in plans(crowded, of_attempts):
+        assert "ix_nexus_attempts_finished_at" in plan
