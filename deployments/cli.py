@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deployments import automations_cli
 from nexus.cli.app import app
 from nexus.cli.app import run as run_command
 from nexus.cli.links import shown_at
@@ -19,6 +20,9 @@ MetricsPort = Annotated[
     int | None,
     typer.Option(min=1, max=65_535, metavar="PORT", help="Serve /metrics there (NEXUS_SERVICE__METRICS_PORT)."),
 ]
+
+
+app.add_typer(automations_cli.app, name="automations")
 
 
 @app.command()

@@ -61,6 +61,58 @@ class ApiUnreachable(ServiceError):
         )
 
 
+class NoServer(ServiceError):
+    """No Prefect API is configured, and the board's own server does not run, or does not answer at `url`."""
+
+    def __init__(self, url: str | None) -> None:
+        self.url = url
+        why = f"The board's own Prefect server at {url} does not answer" if url else "No Prefect server runs here"
+        super().__init__(f"{why}, and none is configured: start `nexus up`, or set PREFECT_API_URL.")
+
+
+class ApiRefused(ServiceError):
+    """A Prefect API that was there did not do what was asked of it."""
+
+    def __init__(self, url: str, why: str) -> None:
+        self.url = url
+        super().__init__(f"The Prefect API {url} did not do it: {why[:500]}")
+
+
+class UnknownBlock(ServiceError):
+    """No notification block has this name."""
+
+    def __init__(self, name: str, why: str = "is not there") -> None:
+        self.name = name
+        super().__init__(
+            f"The notification block {name} {why}: make it in the Prefect UI under Blocks; "
+            "its kind and its name are given, as in slack-webhook/ops."
+        )
+
+
+class UnknownDeployment(ServiceError):
+    """No deployment has this name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"There is no deployment {name}: `prefect deployment ls` shows them, as FLOW/DEPLOYMENT.")
+
+
+class WrongParameter(ServiceError):
+    """A deployment cannot be run with what would be given."""
+
+    def __init__(self, name: str, why: str) -> None:
+        self.name = name
+        super().__init__(f"{name} cannot be run so: {why}.")
+
+
+class UnknownAutomation(ServiceError):
+    """No automation of ours has this name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"No automation of the nexus is called {name!r}: `nexus automations list` shows them.")
+
+
 class AlreadyUp(ServiceError):
     """`nexus up` runs already on this home."""
 

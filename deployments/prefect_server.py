@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from deployments.errors import ApiUnreachable, PortTaken, PrefectImportedTooEarly, ServerFailed, api_url
+from deployments.errors import ApiUnreachable, NoServer, PortTaken, PrefectImportedTooEarly, ServerFailed, api_url
 from deployments.ports import free_port, port_is_free
 from deployments.prefect_config import configured_api_url
 from deployments.processes import FileLock, ProcessRef, deciding, spawn
@@ -200,12 +200,8 @@ def prefect_server(
     behind. `adopt`: it stops with us even if an earlier command asked to keep it. `say` hears how the start
     goes on, `check` is called meanwhile. Raises a `ServiceError` where there is no API to be had.
     """
-    configured = configured_api_url()
-    if configured:
-        _check_prefect_knows(configured)
-        if why := unreachable(configured):
-            raise ApiUnreachable(configured, why)
-        yield Api(configured, owned=False)
+    if configured := configured_api_url():
+        yield _reached(configured)
         return
     server = OwnServer(settings, any_port=any_port)
     alone = server.enter(say, check)
@@ -215,6 +211,27 @@ def prefect_server(
             yield Api(server.url, owned=alone, server=server)
     finally:
         server.leave(keep=keep, adopted=adopt)
+
+
+@contextmanager
+def running_server(settings: NexusSettings) -> Iterator[Api]:
+    """The same, where it is there already: nothing is started. Raises `ApiUnreachable`, `NoServer`."""
+    if configured := configured_api_url():
+        yield _reached(configured)
+        return
+    url = OwnServer(settings).address()
+    if url is None or not healthy(url):
+        raise NoServer(url)
+    _check_prefect_knows(url)
+    with _environment(client_environment(settings, url)):
+        yield Api(url, owned=False)
+
+
+def _reached(configured: str) -> Api:
+    _check_prefect_knows(configured)
+    if why := unreachable(configured):
+        raise ApiUnreachable(configured, why)
+    return Api(configured, owned=False)
 
 
 def client_environment(settings: NexusSettings, url: str) -> dict[str, str]:

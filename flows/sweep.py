@@ -3,6 +3,7 @@
 from typing import Final
 
 from prefect import flow
+from prefect.events import emit_event
 
 from flows.board import board
 from flows.notify import deliver
@@ -16,12 +17,16 @@ from nexus import SweepReport, TaskMonitoringConfig
 ROWS: Final = 500
 """Of a table on a page; the report has all."""
 
+FINISHED: Final = "nexus.sweep.finished"
+"""The event at the end of each pass. An automation that waits for the next one in vain knows that sweeps are late."""
+
 
 @flow(name="sweep-stalled-tasks", flow_run_name="sweep")
 async def sweep_stalled_tasks(config: TaskMonitoringConfig | None = None) -> SweepReport:
     """Take back what is held under a lease that is over, and act on what waits too long, once per waiting period.
 
-    Afterwards people are told what the sweep put down for them, and Prefect what became of runs that were lost.
+    Afterwards people are told what the sweep put down for them, and Prefect what became of runs that were lost, and
+    that the pass is over: the event `nexus.sweep.finished`.
 
     Safe to repeat and to run twice at once. At most `config.max_per_sweep` tasks of each kind; the next pass
     continues.
@@ -42,7 +47,20 @@ async def sweep_stalled_tasks(config: TaskMonitoringConfig | None = None) -> Swe
     for line in (*aligned.ended, *aligned.closed):
         run_log().warning("%s", line)
     await show_markdown("nexus-sweep", page(report, told, aligned), "What the sweep found, and what it did")
+    _tell_finished(report)
     return ended_well(report, summary(report))
+
+
+def _tell_finished(report: SweepReport) -> None:
+    """Queued for a thread of Prefect's own: it neither fails nor delays the sweep."""
+    try:
+        emit_event(
+            event=FINISHED,
+            resource={"prefect.resource.id": "nexus.sweep", "prefect.resource.name": "sweep"},
+            payload={**report.model_dump(mode="json", exclude={"items"}), "summary": summary(report)},
+        )
+    except Exception as error:
+        run_log().warning("nobody is told that the sweep is over: %s", error)
 
 
 def _sweep(config: TaskMonitoringConfig | None) -> SweepReport:

@@ -17,6 +17,10 @@ Action = Literal["log_only", "notify", "reassign", "escalate", "mark_stalled", "
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
 
+BLOCK: Final = r"^[a-z0-9-]+/[a-z0-9-]+$"
+"""What a Prefect block is called: its kind and its name."""
+
+
 class Section(BaseModel):
     """A table of `nexus.toml`: a key that it does not know is an error."""
 
@@ -86,7 +90,7 @@ class TaskMonitoringConfig(Section):
     escalate_to: Id | None = Field(None, description="Who gets the tasks that `escalate` makes; nobody: anyone")
     notify_block: str | None = Field(
         None,
-        pattern=r"^[a-z0-9-]+/[a-z0-9-]+$",
+        pattern=BLOCK,
         description="A Prefect notification block, such as slack-webhook/ops; absent: the event alone",
     )
     agent_timeout_seconds: Seconds = Field(

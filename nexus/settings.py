@@ -19,11 +19,11 @@ from pydantic_settings import (
 from pydantic_settings.exceptions import SettingsError
 
 from nexus.errors import DatabaseUnavailable, InvalidSettings, short
-from nexus.monitoring import Section, TaskMonitoringConfig
+from nexus.monitoring import BLOCK, Section, TaskMonitoringConfig
 from nexus.retention import Retention
 from nexus.schemas import RetryPolicy
 from nexus.settings_sources import PREFIX, check_file, check_names, not_json
-from nexus.values import Names, Seconds
+from nexus.values import Name, Names, Seconds
 
 TOML: Final = "nexus.toml"
 """In the working directory."""
@@ -121,6 +121,25 @@ class EventsSettings(Section):
     )
 
 
+class OnCompleted(Section):
+    """A deployment that runs whenever a task of a tag completes."""
+
+    tag: Name = Field(description="Of the task")
+    deployment: str = Field(pattern=r"^[^/]+/[^/]+$", max_length=500, description="FLOW/DEPLOYMENT")
+    task_id_as: str | None = Field(
+        None, pattern=r"^[A-Za-z_]\w*$", max_length=100, description="The run's parameter that gets the task's id"
+    )
+
+
+class AutomationsSettings(Section):
+    """What `nexus automations apply` makes in Prefect."""
+
+    notify_block: str | None = Field(
+        None, pattern=BLOCK, description="Through which people are told; absent: monitoring.notify_block"
+    )
+    on_completed: tuple[OnCompleted, ...] = Field((), max_length=100, description="What runs when a task completes")
+
+
 class ServiceSettings(Section):
     """The embedded service of `nexus up` and `nexus run`."""
 
@@ -178,6 +197,7 @@ class NexusSettings(BaseSettings):
     http: HttpSettings = Field(default_factory=lambda: HttpSettings())
     secrets: SecretsSettings = Field(default_factory=lambda: SecretsSettings())
     events: EventsSettings = Field(default_factory=lambda: EventsSettings())
+    automations: AutomationsSettings = Field(default_factory=lambda: AutomationsSettings())
     service: ServiceSettings = Field(default_factory=lambda: ServiceSettings())
 
     @property

@@ -77,7 +77,13 @@ def loaded_by(elsewhere: Path, *words: str) -> set[str]:
 
 
 def test_help_loads_neither_prefect_nor_sqlalchemy(elsewhere: Path) -> None:
-    for words in (["--help"], ["run", "--help"], ["up", "--help"], ["claim", "--help"]):
+    for words in (
+        ["--help"],
+        ["run", "--help"],
+        ["up", "--help"],
+        ["claim", "--help"],
+        ["automations", "apply", "--help"],
+    ):
         assert not loaded_by(elsewhere, *words) & {"prefect", "sqlalchemy", "alembic", "flows"}
 
 

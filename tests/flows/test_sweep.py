@@ -1,14 +1,17 @@
 """`sweep_stalled_tasks`: one pass as a flow; what it did, and what a person sees of it."""
 
+import asyncio
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from prefect import get_client
 
 from flows import sweep_stalled_tasks
 from flows.board import working_on
+from flows.sweep import FINISHED
 from nexus import NewTask, SweepReport, TaskMonitoringConfig, TaskNexus
 from nexus.errors import DatabaseUnavailable
 
@@ -62,6 +65,43 @@ async def test_what_a_dead_agent_held_is_offered_again(nexus: TaskNexus) -> None
     page = (await artifact_of(state, "nexus-sweep")).data
     assert "| T-1 | expire |" in page
     assert "offered again" in page
+
+
+async def passes_told() -> list[dict[str, Any]]:
+    """What Prefect's events say of the sweep's passes, the newest first."""
+    async with get_client() as client:
+        answer = await client._client.post("/events/filter", json={"filter": {"event": {"name": [FINISHED]}}})
+    found: list[dict[str, Any]] = answer.raise_for_status().json()["events"]
+    return found
+
+
+def started(event: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(event["payload"]["started_at"])
+
+
+async def test_that_a_pass_is_over_is_an_event(nexus: TaskNexus) -> None:
+    wait_long(nexus)
+
+    state = await sweep_stalled_tasks(return_state=True)
+
+    report = await state.aresult()
+    for _ in range(100):
+        told = [one for one in await passes_told() if started(one) == report.started_at]
+        if told:
+            break
+        await asyncio.sleep(0.2)
+    assert told[0]["resource"]["prefect.resource.id"] == "nexus.sweep"
+    assert (told[0]["payload"]["logged"], told[0]["payload"]["summary"]) == (1, "1 logged")
+    run = f"prefect.flow-run.{state.state_details.flow_run_id}"
+    assert run in [one["prefect.resource.id"] for one in told[0]["related"]]
+
+
+async def test_that_nobody_can_be_told_does_not_fail_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(**_: Any) -> None:
+        raise ConnectionError("no Prefect here")
+
+    monkeypatch.setattr("flows.sweep.emit_event", away)
+    assert (await sweep_stalled_tasks(return_state=True)).is_completed()
 
 
 @pytest.mark.parametrize(
