@@ -112,6 +112,15 @@ class SecretsSettings(Section):
     )
 
 
+class BoardSettings(Section):
+    """The page `nexus-board` in the Prefect UI."""
+
+    interval_seconds: Seconds = Field(
+        120, ge=5, description="Time between two runs that bring it up to date, each a process of some seconds"
+    )
+    window_seconds: Seconds = Field(3600, description="How far back it tells of attempts")
+
+
 class ServiceSettings(Section):
     """The embedded service of `nexus up` and `nexus run`."""
 
@@ -166,6 +175,7 @@ class NexusSettings(BaseSettings):
     command: CommandSettings = Field(default_factory=lambda: CommandSettings())
     http: HttpSettings = Field(default_factory=lambda: HttpSettings())
     secrets: SecretsSettings = Field(default_factory=lambda: SecretsSettings())
+    board: BoardSettings = Field(default_factory=lambda: BoardSettings())
     service: ServiceSettings = Field(default_factory=lambda: ServiceSettings())
 
     @property
