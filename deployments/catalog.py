@@ -15,6 +15,7 @@ DEPLOYMENT: Final = "nexus"
 EXECUTE: Final = f"execute-task/{DEPLOYMENT}"
 SHIFT: Final = f"process-agent-tasks/{DEPLOYMENT}"
 SWEEP: Final = f"sweep-stalled-tasks/{DEPLOYMENT}"
+BOARD: Final = f"show-board/{DEPLOYMENT}"
 PRUNE: Final = f"prune-finished-tasks/{DEPLOYMENT}"
 
 _MIDNIGHT: Final = datetime(2020, 1, 1, tzinfo=UTC)
@@ -27,7 +28,7 @@ async def deployments(settings: NexusSettings) -> "list[RunnerDeployment]":
     from prefect.schedules import Interval
     from prefect.types.entrypoint import EntrypointType
 
-    from flows import execute_task, process_agent_tasks, prune_finished_tasks, sweep_stalled_tasks
+    from flows import execute_task, process_agent_tasks, prune_finished_tasks, show_board, sweep_stalled_tasks
 
     # Named as module.function, not as a file: a run then starts from whatever directory the service runs in.
     by_module = EntrypointType.MODULE_PATH
@@ -43,6 +44,13 @@ async def deployments(settings: NexusSettings) -> "list[RunnerDeployment]":
             tags=[TAG],
             entrypoint_type=by_module,
             interval=settings.monitoring.check_interval_seconds,
+            concurrency_limit=alone,
+        ),
+        await show_board.ato_deployment(
+            DEPLOYMENT,
+            tags=[TAG],
+            entrypoint_type=by_module,
+            interval=settings.board.interval_seconds,
             concurrency_limit=alone,
         ),
         await prune_finished_tasks.ato_deployment(

@@ -11,6 +11,7 @@ from flows.handlers import GiveUp, Retry, TaskContext, handler
 if TYPE_CHECKING:
     from flows.episode import run_episode
     from flows.execute import execute_task
+    from flows.overview import show_board
     from flows.prune import prune_finished_tasks
     from flows.reports import EpisodeReport, ShiftReport
     from flows.shift import process_agent_tasks
@@ -23,6 +24,7 @@ _MODULE_OF = {
     "process_agent_tasks": "flows.shift",
     "prune_finished_tasks": "flows.prune",
     "run_episode": "flows.episode",
+    "show_board": "flows.overview",
     "sweep_stalled_tasks": "flows.sweep",
 }
 
@@ -37,6 +39,7 @@ __all__ = [
     "process_agent_tasks",
     "prune_finished_tasks",
     "run_episode",
+    "show_board",
     "sweep_stalled_tasks",
 ]
 

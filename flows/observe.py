@@ -12,6 +12,8 @@ from uuid import UUID
 
 from prefect import get_client, runtime
 from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, aupdate_progress_artifact
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.exceptions import MissingContextError
@@ -103,6 +105,20 @@ async def show_markdown(key: str, text: str, description: str) -> None:
     """A Markdown artifact on the run. One that fails never fails the work."""
     try:
         text = mask_of(board().settings, os.environ).text(text)
+        await acreate_markdown_artifact(markdown=text, key=key, description=description)
+    except Exception as error:
+        run_log().warning("no artifact %s: %s", key, error)
+
+
+async def show_standing(key: str, text: str, description: str) -> None:
+    """A Markdown artifact that is replaced where it stands, not added to. One that fails never fails the work."""
+    try:
+        text = mask_of(board().settings, os.environ).text(text)
+        wanted = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=[key]))
+        async with get_client() as client:
+            for standing in await client.read_latest_artifacts(artifact_filter=wanted):
+                await client.update_artifact(standing.latest_id, ArtifactUpdate(data=text, description=description))
+                return
         await acreate_markdown_artifact(markdown=text, key=key, description=description)
     except Exception as error:
         run_log().warning("no artifact %s: %s", key, error)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nexus.figures import Figures, Spread, Work
     from nexus.monitoring import EscalationPolicy, EscalationStep, TaskMonitoringConfig
+    from nexus.overview import Overview
     from nexus.reports import PruneReport, Stall, Sweep, SweepItem, SweepReport
     from nexus.retention import Retention
     from nexus.schemas import (
@@ -35,6 +36,7 @@ _HOME = {
     "nexus.figures": ("Figures", "Spread", "Work"),
     "nexus.reports": ("PruneReport", "Stall", "Sweep", "SweepItem", "SweepReport"),
     "nexus.monitoring": ("EscalationPolicy", "EscalationStep", "TaskMonitoringConfig"),
+    "nexus.overview": ("Overview",),
     "nexus.retention": ("Retention",),
     "nexus.settings": ("NexusSettings",),
     "nexus.states": ("AttemptOutcome", "TaskStatus"),
@@ -55,6 +57,7 @@ __all__ = [
     "HistoryEvent",
     "NewTask",
     "NexusSettings",
+    "Overview",
     "PruneReport",
     "Reason",
     "Retention",

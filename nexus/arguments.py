@@ -52,6 +52,13 @@ def a_count(number: int | None, what: str, *, least: int = 1) -> int | None:
     return number
 
 
+def a_window(seconds: float) -> float:
+    """How far back is looked."""
+    if not (isinstance(seconds, int | float) and 0 < seconds <= 366 * 86_400):
+        raise InvalidTask(f"window_seconds is {short(seconds)}; it must be more than 0 and at most a year")
+    return seconds
+
+
 def a_lease(seconds: float | None) -> float | None:
     """How long a claim shall hold."""
     if seconds is not None and not (isinstance(seconds, int | float) and 0 < seconds <= 366 * 86_400):

@@ -140,6 +140,15 @@ class AutomationsSettings(Section):
     on_completed: tuple[OnCompleted, ...] = Field((), max_length=100, description="What runs when a task completes")
 
 
+class BoardSettings(Section):
+    """The page `nexus-board` in the Prefect UI."""
+
+    interval_seconds: Seconds = Field(
+        120, ge=5, description="Time between two runs that bring it up to date, each a process of some seconds"
+    )
+    window_seconds: Seconds = Field(3600, description="How far back it tells of attempts")
+
+
 class ServiceSettings(Section):
     """The embedded service of `nexus up` and `nexus run`."""
 
@@ -198,6 +207,7 @@ class NexusSettings(BaseSettings):
     secrets: SecretsSettings = Field(default_factory=lambda: SecretsSettings())
     events: EventsSettings = Field(default_factory=lambda: EventsSettings())
     automations: AutomationsSettings = Field(default_factory=lambda: AutomationsSettings())
+    board: BoardSettings = Field(default_factory=lambda: BoardSettings())
     service: ServiceSettings = Field(default_factory=lambda: ServiceSettings())
 
     @property

@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from nexus import explaining, outlook, queries, watch
-from nexus.arguments import a_count, statuses
+from nexus import explaining, outlook, queries, survey, watch
+from nexus.arguments import a_count, a_window, statuses
 from nexus.engine import Tx
 from nexus.facade.base import OpenBoard
+from nexus.overview import Overview
 from nexus.rows import to_task
 from nexus.schemas import Attempt, HistoryEvent, Reason, Task
 from nexus.states import TaskStatus
@@ -68,6 +69,15 @@ class Looking(OpenBoard):
     def stats(self, episode_id: str | None = None) -> Counter[str]:
         """How many tasks there are in each status (absent: none)."""
         return self._database.read(lambda tx: queries.counts(tx, episode_id))
+
+    def overview(self, window_seconds: float = 3600) -> Overview:
+        """The board at a glance: what waits, who works, what is stuck, and what came of the last `window_seconds`.
+
+        Costs what waits, what is held and what ended in the window; of the finished tasks only the counts are read.
+        Raises `InvalidTask` for a window that is none (0, or more than a year).
+        """
+        window = a_window(window_seconds)
+        return self._database.read(lambda tx: survey.overview(tx, window))
 
     def attempts(self, task_id: str) -> list[Attempt]:
         """Every attempt at a task, first to last. Raises `TaskNotFound`."""

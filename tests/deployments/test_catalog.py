@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from deployments.catalog import EXECUTE, PRUNE, SHIFT, SWEEP, deployments
+from deployments.catalog import BOARD, EXECUTE, PRUNE, SHIFT, SWEEP, deployments
 from nexus import NexusSettings
 
 
@@ -14,7 +14,7 @@ async def served(**settings: Any) -> dict[str, Any]:
 
 
 async def test_the_names_that_people_start_them_by() -> None:
-    assert set(await served()) == {EXECUTE, SHIFT, SWEEP, PRUNE}
+    assert set(await served()) == {EXECUTE, SHIFT, SWEEP, PRUNE, BOARD}
 
 
 async def test_pruning_is_scheduled_where_something_ever_goes() -> None:
@@ -30,3 +30,9 @@ async def test_pruning_is_scheduled_where_something_ever_goes() -> None:
 
 async def test_old_records_alone_are_reason_enough() -> None:
     assert (await served(retention={"record_days": 30}))[PRUNE].schedules
+
+
+async def test_the_board_is_shown_every_so_often_and_never_twice_at_once() -> None:
+    shown = (await served(board={"interval_seconds": 30}))[BOARD]
+    [schedule] = [one.schedule for one in shown.schedules]
+    assert (schedule.interval, shown.concurrency_limit) == (timedelta(seconds=30), 1)

@@ -50,10 +50,15 @@ def crowded(nexus: TaskNexus) -> TaskNexus:
             "INSERT INTO nexus_dependencies (task_id, depends_on) "
             "SELECT replace(task_id, 'completed', 'pending'), task_id FROM nexus_tasks WHERE status = 'completed'"
         )
+    learn(nexus)
+    return nexus
+
+
+def learn(nexus: TaskNexus) -> None:
+    """Let the database look how much there is of everything."""
     with nexus._database.engine.connect() as connection:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT", nexus_begin=None)
         connection.exec_driver_sql("ANALYZE")
-    return nexus
 
 
 @pytest.fixture
@@ -149,6 +154,23 @@ def test_a_list_of_what_is_held(crowded: TaskNexus, asked: list[tuple[str, Any]]
     assert [task.task_id for task in held] == [claim.task_id for claim in claims[:5]]
     [(_, plan)] = plans(crowded, asked)
     assert "ix_nexus_tasks_held" in plan
+
+
+def test_the_board_at_a_glance_reads_of_what_is_finished_only_the_counts(
+    crowded: TaskNexus, asked: list[tuple[str, Any]], clock: Clock
+) -> None:
+    clock.advance(7200)  # what is done was done before the hour that it tells of
+    with crowded._database.engine.begin() as connection:  # so that what waits is little as well
+        connection.execute(sa.delete(tasks).where(tasks.c.status == "pending"))
+    learn(crowded)
+    asked.clear()
+    crowded.overview()
+    found = plans(crowded, asked)
+    [(counts, _)] = [one for one in found if "GROUP BY nexus_tasks.status" in one[0]]
+    for statement, plan in found:
+        for line in plan.splitlines() if statement != counts else ():
+            everything = "Seq Scan on nexus_tasks" in line or line == "SCAN nexus_tasks"
+            assert not everything, f"{plan}\n\n{statement}"
 
 
 def test_what_it_explains_is_what_it_sent(crowded: TaskNexus, asked: list[tuple[str, Any]]) -> None:
