@@ -1,22 +1,20 @@
 """`run_episode`: a named batch, its agents side by side until none of its tasks can move any more."""
 
 import asyncio
-from typing import Annotated, Final
+from typing import Final
 
 from prefect import flow
-from pydantic import Field
 
 from flows.board import board
+from flows.forms import Agents, Concurrency, EpisodeId, Lease
 from flows.handlers import runnable_types
 from flows.observe import artifact_key, ended_well, run_log, show_markdown, showing_progress, tag_flow_run
 from flows.relay import relaying
 from flows.reports import EpisodeReport
-from flows.shift import Concurrency, Lease, Shift
+from flows.shift import Shift
 from flows.sweep import summary
 from nexus import TaskNexus
 from nexus.states import TERMINAL
-
-Agents = Annotated[list[str], Field(min_length=1, max_length=100)]
 
 SWEEP_SECONDS: Final = 5.0
 """An episode takes back expired leases itself: it must not hang because nobody runs the scheduled sweep."""
@@ -24,15 +22,14 @@ SWEEP_SECONDS: Final = 5.0
 
 @flow(name="run-episode", flow_run_name="episode {episode_id}")
 async def run_episode(
-    episode_id: str,
+    episode_id: EpisodeId,
     agents: Agents = ["Agent-1", "Agent-2", "Agent-3"],  # noqa: B006 - Prefect shows the default in its form
     concurrency: Concurrency = 2,
     lease_seconds: Lease = None,
 ) -> EpisodeReport:
     """Work an episode to its end with `agents`, side by side, each with up to `concurrency` tasks at once.
 
-    All of it is one flow run, with a task run per attempt. (A sub-flow per agent would read as well, but takes
-    the server about two seconds each, and on SQLite now and then a minute.)
+    All of it is one flow run, with a task run per attempt.
 
     It ends when every task is terminal, or when what is left cannot move without a person, another agent or
     another handler; the report says which and why. A Markdown report is kept as an artifact.
@@ -45,6 +42,8 @@ async def run_episode(
 
     Raises `AgentNotConfirmed`.
     """
+    # A sub-flow per agent would read as well, but takes the server about two seconds each, and on SQLite now and then
+    # a minute.
     nexus = board()
     await tag_flow_run(episode_id=episode_id)
     started_at = await asyncio.to_thread(nexus.now)

@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
-from pydantic import Field
 
 from flows.board import board
 from flows.endings import REFUSED, ending
+from flows.forms import AgentId, TaskId
 from flows.handlers import runnable_types
 from flows.observe import (
     artifact_key,
@@ -30,8 +30,6 @@ from flows.runner import NoHandler, run_attempt
 from flows.threads import to_the_end
 from nexus import Claim, TaskNexus, TaskStatus
 from nexus.errors import IllegalTransition, NexusError, NotClaimable, TaskNotFound
-
-AgentId = Annotated[str, Field(min_length=1)]
 
 
 class Refused(Exception):
@@ -55,7 +53,7 @@ _execution: ContextVar[_Execution] = ContextVar("execution")
 
 
 @flow(name="execute-task", flow_run_name="{task_id} · {agent_id}")
-async def execute_task(task_id: str, agent_id: AgentId = "prefect") -> bool:
+async def execute_task(task_id: TaskId, agent_id: AgentId = "prefect") -> bool:
     """Claim a task, execute it, complete it; failed attempts are retried as the task's policy says.
 
     Returns True when it was completed (or handed to review), False when the claim was refused: somebody else

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Final
 
 from prefect import flow
-from pydantic import Field
 
 from flows.board import board
+from flows.forms import Window
 from flows.observe import ended_well, show_standing, tag_flow_run
 from flows.patience import patiently
 from flows.reports import cell
@@ -22,8 +22,6 @@ ROWS: Final = 50
 
 BAR: Final = 24
 """Characters of the longest bar of the chart."""
-
-Window = Annotated[float | None, Field(gt=0, le=366 * 86_400)]
 
 
 @flow(name="show-board", flow_run_name="board")

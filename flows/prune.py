@@ -3,6 +3,7 @@
 from prefect import flow
 
 from flows.board import board
+from flows.forms import DryRun, Kept
 from flows.observe import ended_well, run_log, show_markdown, tag_flow_run
 from flows.patience import patiently
 from nexus import PruneReport, Retention
@@ -10,7 +11,7 @@ from nexus.retention import ORDER
 
 
 @flow(name="prune-finished-tasks", flow_run_name="prune")
-async def prune_finished_tasks(retention: Retention | None = None, dry_run: bool = False) -> PruneReport:
+async def prune_finished_tasks(retention: Kept = None, dry_run: DryRun = False) -> PruneReport:
     """Delete finished tasks that are past their bounds, with their attempts and history; and old passes of the sweep.
 
     Safe to repeat, to interrupt and to run twice at once: each batch stands for itself. At most

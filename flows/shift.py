@@ -9,15 +9,14 @@ from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from pydantic import Field
 
 from flows.board import board
 from flows.endings import ending
-from flows.execute import AgentId
+from flows.forms import AgentId, Beside, Concurrency, Lease, MaxTasks, Mode, Observe, OnlyEpisode, OnlyTaskType
 from flows.handlers import runnable_types
 from flows.heartbeat import Pulse
 from flows.observe import (
@@ -39,13 +38,6 @@ from nexus import Attempt, Claim, TaskNexus
 from nexus.errors import DatabaseUnavailable, NexusError
 from nexus.masking import Mask, mask_of
 from nexus.states import TERMINAL, TaskStatus
-
-# Prefect's forms take bounds and choices from here, descriptions from the docstring.
-Concurrency = Annotated[int, Field(ge=1, le=100)]
-Mode = Literal["drain", "wait"]
-Observe = Literal["task", "shift"]
-MaxTasks = Annotated[int | None, Field(ge=1)]
-Lease = Annotated[float | None, Field(ge=1, le=86_400)]
 
 POLL_SECONDS = 1.0
 """How often an agent with free hands looks for work, though no bell rings."""
@@ -69,10 +61,10 @@ async def process_agent_tasks(
     concurrency: Concurrency = 4,
     mode: Mode = "drain",
     max_tasks: MaxTasks = None,
-    task_type: str | None = None,
-    episode_id: str | None = None,
+    task_type: OnlyTaskType = None,
+    episode_id: OnlyEpisode = None,
     lease_seconds: Lease = None,
-    beside: list[str] = [],  # noqa: B006 - Prefect shows the default in its form; it is never changed
+    beside: Beside = [],  # noqa: B006 - Prefect shows the default in its form; it is never changed
     observe: Observe = "task",
 ) -> ShiftReport:
     """One agent's shift: confirm it, claim in batches, run up to `concurrency` tasks side by side.

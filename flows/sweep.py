@@ -6,6 +6,7 @@ from prefect import flow
 from prefect.events import emit_event
 
 from flows.board import board
+from flows.forms import Monitoring
 from flows.notify import deliver
 from flows.observe import ended_well, run_log, show_markdown, tag_flow_run
 from flows.patience import patiently
@@ -22,7 +23,7 @@ FINISHED: Final = "nexus.sweep.finished"
 
 
 @flow(name="sweep-stalled-tasks", flow_run_name="sweep")
-async def sweep_stalled_tasks(config: TaskMonitoringConfig | None = None) -> SweepReport:
+async def sweep_stalled_tasks(config: Monitoring = None) -> SweepReport:
     """Take back what is held under a lease that is over, and act on what waits too long, once per waiting period.
 
     Afterwards people are told what the sweep put down for them, and Prefect what became of runs that were lost, and

@@ -21,10 +21,16 @@ BLOCK: Final = r"^[a-z0-9-]+/[a-z0-9-]+$"
 """What a Prefect block is called: its kind and its name."""
 
 
+def _in_order(schema: dict[str, Any]) -> None:
+    """Number what stands in it, for forms: a JSON column of PostgreSQL keeps no order."""
+    for position, one in enumerate(schema.get("properties", {}).values()):
+        one["position"] = position
+
+
 class Section(BaseModel):
     """A table of `nexus.toml`: a key that it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_in_order)
 
 
 class EscalationStep(Section):
@@ -77,7 +83,7 @@ class AdaptiveThresholds(Section):
     window_seconds: Seconds = Field(7 * 86_400, description="How far back waits are looked at")
 
 
-class TaskMonitoringConfig(Section):
+class TaskMonitoringConfig(Section, title="Monitoring"):
     """What the sweep does about tasks that wait too long."""
 
     check_interval_seconds: Seconds = Field(300, description="Time between two sweeps of the deployment")
@@ -86,7 +92,11 @@ class TaskMonitoringConfig(Section):
     policies: tuple[EscalationPolicy, ...] = Field(
         (), max_length=100, description="Ladders; the first that fits a task is its own, the strategy is for the rest"
     )
-    adaptive: AdaptiveThresholds = Field(default_factory=lambda: AdaptiveThresholds())
+    adaptive: AdaptiveThresholds = Field(
+        default_factory=lambda: AdaptiveThresholds(),
+        title="Adaptive thresholds",
+        description="A threshold per task type, learnt from the waits on record, in place of the fixed one",
+    )
     escalate_to: Id | None = Field(None, description="Who gets the tasks that `escalate` makes; nobody: anyone")
     notify_block: str | None = Field(
         None,

@@ -48,9 +48,11 @@ class Retention(Section):
     `completed = {days = 30}`, `cancelled = {days = 30}`.
     """
 
-    completed: Bounds = Field(Bounds(), description="Tasks that went well")
-    failed: Bounds = Field(Bounds(), description="Dead letters; an operator may retry them as long as they are there")
-    cancelled: Bounds = Field(Bounds(), description="Tasks that were cancelled")
+    completed: Bounds = Field(Bounds(), title="Completed", description="Tasks that went well")
+    failed: Bounds = Field(
+        Bounds(), title="Failed", description="Dead letters; an operator may retry them as long as they are there"
+    )
+    cancelled: Bounds = Field(Bounds(), title="Cancelled", description="Tasks that were cancelled")
     record_days: Days | None = Field(
         None, description="Passes of the sweep, and what agents confirmed; absent: for ever (of passes the last 10,000)"
     )

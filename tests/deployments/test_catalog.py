@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from deployments.catalog import BOARD, EXECUTE, PRUNE, SHIFT, SWEEP, deployments
+from deployments.catalog import BOARD, EPISODE, EXECUTE, PRUNE, SHIFT, SWEEP, deployments
 from nexus import NexusSettings
 
 
@@ -14,7 +14,7 @@ async def served(**settings: Any) -> dict[str, Any]:
 
 
 async def test_the_names_that_people_start_them_by() -> None:
-    assert set(await served()) == {EXECUTE, SHIFT, SWEEP, PRUNE, BOARD}
+    assert set(await served()) == {EXECUTE, SHIFT, EPISODE, SWEEP, PRUNE, BOARD}
 
 
 async def test_pruning_is_scheduled_where_something_ever_goes() -> None:

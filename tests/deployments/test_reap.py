@@ -1,36 +1,11 @@
 """What dead processes left open in Prefect is closed, and nothing else. With a real server."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
-
-from deployments.ports import free_port
-from deployments.prefect_server import OwnServer
 from deployments.reap import close_abandoned, close_earlier_life, drop_stale
-from nexus.settings import NexusSettings
 
-from .live import end_processes_of, wait_until_async
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    home = tmp_path_factory.mktemp("reap")
-    server = OwnServer(NexusSettings.load(home=home, service={"port": free_port("127.0.0.1")}))
-    server.enter(lambda _: None, lambda: None)
-    yield server.url
-    server.leave()
-    end_processes_of(home)
-
-
-@pytest.fixture
-def speaks_to(url: str) -> Iterator[None]:
-    """This process may have met Prefect before; for the test it speaks to our server."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    with temporary_settings({PREFECT_API_URL: url}):
-        yield
+from .live import wait_until_async
 
 
 async def sleep_flow() -> None: ...
