@@ -155,14 +155,17 @@ def stalls(
     """
     found = open_nexus(context).stalls(task_id, open_only=not everything and task_id is None, limit=limit)
 
+    # Where nothing is to come, the reasons get its place.
+    goes_on = any(stall.closed_at or stall.next_step_at for stall in found)
+
     def row(stall: "Stall") -> tuple[Any, ...]:
         done = ", ".join(step.step for step in stall.steps)
         ends = f"closed by {stall.closed_by}" if stall.closed_at else when(stall.next_step_at)
-        return (stall.task_id, stall.kind, when(stall.since), done, ends, flat(stall.why))
+        return (stall.task_id, stall.kind, when(stall.since), done, *([ends] if goes_on else []), flat(stall.why))
 
     def show() -> None:
         if found:
-            columns = ["task", "kind", "since (UTC)", "done", "next step", "why"]
+            columns = ["task", "kind", "since (UTC)", "done", *(["next step"] if goes_on else []), "why"]
             table(columns, map(row, found), whole=("kind", "since (UTC)", "next step"), ids=("task",))
         else:
             say("Nothing is stalled." if task_id is None else f"{task_id} has not been stalled.")

@@ -1,6 +1,8 @@
 """`nexus stats`: the board in numbers, for people and as JSON."""
 
+import re
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 
@@ -128,6 +130,23 @@ def test_what_is_long_can_be_read_on_eighty_columns(long: None, words: list[str]
         assert counts[1:] == ["-", "2"], "no number is cut"
         assert "…" in shown
         assert ".example.org" in shown
+
+
+def test_stalls_on_eighty_columns(board: TaskNexus) -> None:
+    for number in (3, 4):
+        board.add_task({"task_id": LONG.replace("3", str(number))})
+    later = board.now() + timedelta(hours=2)
+    board.sweep(now=later)
+    why = board.stalls()[0].why
+    board.close()
+    code, shown = on_a_terminal("stalls", columns=80, TERM="dumb")
+    head, *lines = shown.splitlines()
+    assert code == 0
+    assert "next step" not in head, "nothing is to come: the reasons have its place"
+    assert max(map(len, shown.splitlines())) <= 80
+    assert [line.split()[0][-6:] for line in lines] == ["name-3", "name-4"]
+    assert all(re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines), "a time is whole"
+    assert all(f"log_only  {why[:9]}" in line for line in lines)
 
 
 def pieces(shown: str, column: int = -1) -> str:

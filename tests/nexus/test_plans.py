@@ -191,6 +191,6 @@ def test_figures_read_what_ended_in_their_time(crowded: TaskNexus, asked: list[t
     assert [ended.attempts for ended in crowded.reading(since - timedelta(seconds=1), (1.0, 60.0)).ended] == [10]
     of_attempts = [one for one in asked if "nexus_attempts" in one[0]]
     assert len(of_attempts) == 4
-    check(crowded, of_attempts)
     for _, plan in plans(crowded, of_attempts):
         assert "ix_nexus_attempts_finished_at" in plan
+        assert not any(f"{scan} {table}" in plan for scan in ("SCAN", "Seq Scan on") for table in LARGE), plan
