@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import dropwhile
 from typing import Final
 
 from prefect import flow
@@ -40,14 +41,14 @@ async def show_board(window_seconds: Window = None) -> Overview:
     window = window_seconds or nexus.settings.board.window_seconds
     seen = await patiently(lambda: nexus.overview(window))
     text = await asyncio.to_thread(page, seen)
-    await show_standing(BOARD, text, f"The board at {seen.at:%Y-%m-%d %H:%M:%S} UTC")
+    await show_standing(BOARD, text, f"{seen.at:%Y-%m-%d %H:%M:%S} UTC: {summary(seen)}")
     return ended_well(seen, summary(seen))
 
 
 def summary(seen: Overview) -> str:
     """One line."""
     counted = ", ".join(f"{seen.counts[one]:,} {one}" for one in TaskStatus if seen.counts.get(one)) or "no tasks"
-    return counted + (f"; {seen.open_stalls:,} stalled" if seen.open_stalls else "")
+    return counted + (f"; {seen.open_stalls:,} waiting too long" if seen.open_stalls else "")
 
 
 def page(seen: Overview) -> str:
@@ -78,9 +79,11 @@ def _wrong(seen: Overview) -> Iterable[str]:
     """What a person should look at; nothing where all is well."""
     lines = []
     if seen.expired_leases:
-        lines.append(f"- {seen.expired_leases:,} claims are past their lease: the next sweep takes them back")
+        claims = _number(seen.expired_leases, "claim")
+        lines.append(f"- {claims} with a lease that is over: the next sweep takes them back")
     if seen.dead_letters:
-        lines.append(f"- {seen.dead_letters:,} dead letters in the window: `nexus list --status failed`")
+        within = f"in the last {span(seen.window_seconds)}"
+        lines.append(f"- {_number(seen.dead_letters, 'dead letter')} {within}: `nexus list --status failed`")
     for pause in seen.pauses:
         what = "everything" if pause.task_type == "*" else f"tasks of type {cell(pause.task_type)}"
         why = f": {cell(pause.reason)}" if pause.reason else ""
@@ -138,12 +141,13 @@ def _ended(seen: Overview) -> Iterable[str]:
 
 
 def _chart(seen: Overview) -> Iterable[str]:
-    """The window in equal parts, a bar each; nothing where nothing ended."""
-    most = max((one.completed + one.failed for one in seen.slices), default=0)
-    if not most:
+    """The window in equal parts, a bar each, from the first on in which anything ended."""
+    parts = list(dropwhile(lambda one: not one.completed + one.failed, seen.slices))
+    if not parts:
         return []
+    most = max(one.completed + one.failed for one in parts)
     rows = []
-    for one in seen.slices:
+    for one in parts:
         good, bad = (-(-BAR * number // most) for number in (one.completed, one.failed))
         rows.append((f"{one.until:%H:%M:%S}", f"{one.completed:,}", f"{one.failed:,}", "█" * good + "░" * bad))
     head = ("until (UTC)", "completed", "went wrong", "█ completed ░ went wrong")
@@ -164,6 +168,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
     yield from (f"| {' | '.join(row)} |" for row in rows[:ROWS])
     if len(rows) > ROWS:
         yield from ("", f"… and {len(rows) - ROWS:,} more.")
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count:,} {word}" + ("s" if count != 1 else "")
 
 
 def _age(seen: Overview, moment: datetime) -> str:

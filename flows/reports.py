@@ -65,7 +65,8 @@ class ShiftReport(BaseModel):
         return ", ".join(f"{number} {word}" for number, word in counted if number) or "nothing to do"
 
     def markdown(self) -> str:
-        """A table of the attempts."""
+        """A table of the attempts, those first that did not go well: a person looks for them."""
+        told = sorted(self.attempts, key=lambda one: one.outcome == AttemptOutcome.COMPLETED)
         lines = [
             f"**{cell(self.agent_id)}**: {self.summary()}",
             "",
@@ -75,7 +76,7 @@ class ShiftReport(BaseModel):
         lines += [
             f"| {cell(one.task_id)} | {one.number} | {one.outcome} | {one.status or ''} "
             f"| {one.seconds:.1f} | {cell(one.error)} |"
-            for one in self.attempts[:SHOWN]
+            for one in told[:SHOWN]
         ]
         if len(self.attempts) > SHOWN:
             lines += ["", f"… and {len(self.attempts) - SHOWN:,} more."]

@@ -64,7 +64,7 @@ async def test_a_page_with_everything_that_can_go_wrong(make_nexus: MakeNexus) -
         nexus.start(claimed(nexus, task_id="EP07-T3", by="Agent-3", lease_seconds=60))
         text = page(nexus.overview())
 
-    assert "1 dead letters in the window" in text
+    assert "- 1 dead letter in the last 1 h: `nexus list" in text
     assert "- paused: tasks of type deploy" in text
     assert "release \\| freeze" in text
     assert "- EP07-T1 waits for 2 h (log_only)" in text
