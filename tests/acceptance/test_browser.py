@@ -86,7 +86,7 @@ def test_the_attempts_at_the_retried_task_stand_one_by_one(board: WorkedBoard, l
     assert sorted(name.split(" · ")[1] for name in tried) == ["attempt 1", "attempt 2", "attempt 3"]
     for name, run in tried.items():
         ends_well = " · attempt 3 · " in name
-        assert run["state_type"] == ("COMPLETED" if ends_well else "FAILED")
+        assert run["state"]["name"] == ("Completed" if ends_well else "WillRetry")
         page = look(f"/runs/task-run/{run['id']}", name, picture="" if ends_well else "ui-attempt")
         if not ends_well:
             assert "the sound file is locked by the mixer" in run["state"]["message"]
@@ -116,10 +116,11 @@ def test_the_runs_of_an_agent_are_found_by_its_tag(look: Look) -> None:
 
 
 def test_the_deployments_and_the_form_of_a_shift(board: WorkedBoard, look: Look) -> None:
-    flows = ("process-agent-tasks", "execute-task", "sweep-stalled-tasks", "prune-finished-tasks", "show-board")
+    flows = ("process-agent-tasks", "execute-task", "run-episode", "sweep-stalled-tasks", "show-board")
     look("/deployments", *flows, picture="ui-deployments")
     shift = ask(board.api, "/deployments/name/process-agent-tasks/nexus")["id"]
-    look(f"/deployments/deployment/{shift}/run", "agent_id", "concurrency", picture="ui-form")
+    titles = ("Agent", "Concurrency", "Mode", "Attempts at most", "Task type", "Shown in Prefect")
+    look(f"/deployments/deployment/{shift}/run", *titles, picture="ui-form")
 
 
 def test_the_board_stands_on_a_page_of_its_own(board: WorkedBoard, look: Look) -> None:
@@ -137,6 +138,12 @@ def test_the_report_of_a_shift_tells_of_every_attempt(board: WorkedBoard, look: 
         assert task_id in both
 
 
+def test_the_events_of_a_task_are_its_history(look: Look) -> None:
+    only = quote(f'["nexus.task.{RETRIED}"]')
+    names = ("completed", "retrying", "started", "claimed", "added")
+    look(f"/events?resource={only}", *(f"nexus.task.{name}" for name in names), picture="ui-events")
+
+
 def test_the_events_of_a_task_tell_that_it_waits_too_long(look: Look) -> None:
     only = quote(f'["nexus.task.{FOR_A_PERSON}"]')
-    look(f"/events?resource={only}", "nexus.task.stalled", FOR_A_PERSON, picture="ui-events")
+    look(f"/events?resource={only}", "nexus.task.stalled", FOR_A_PERSON)
