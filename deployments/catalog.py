@@ -22,6 +22,9 @@ SWEEP: Final = f"sweep-stalled-tasks/{DEPLOYMENT}"
 BOARD: Final = f"show-board/{DEPLOYMENT}"
 PRUNE: Final = f"prune-finished-tasks/{DEPLOYMENT}"
 
+PAGE: Final = "nexus-board"
+"""The key of the page that `BOARD` keeps up to date; `flows.overview` writes it."""
+
 _MIDNIGHT: Final = datetime(2020, 1, 1, tzinfo=UTC)
 """What intervals of pruning are counted from. From the service's start, one longer than a working day never comes."""
 

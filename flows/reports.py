@@ -14,6 +14,10 @@ SHOWN: Final = 500
 """Attempts in the table of a shift: nobody reads more, and Prefect's server keeps every one."""
 
 
+_THEN: Final[dict[TaskStatus | None, str]] = {TaskStatus.PENDING: "offered again", TaskStatus.FAILED: "dead letter"}
+"""What became of a task, where its status alone does not say it to somebody who reads of one attempt."""
+
+
 class AttemptReport(BaseModel):
     """One attempt of a shift."""
 
@@ -74,7 +78,7 @@ class ShiftReport(BaseModel):
         ]
         lines.append("|---|---|---|---|---|---|")
         lines += [
-            f"| {cell(one.task_id)} | {one.number} | {one.outcome} | {one.status or ''} "
+            f"| {cell(one.task_id)} | {one.number} | {one.outcome} | {_THEN.get(one.status, one.status or '')} "
             f"| {one.seconds:.1f} | {cell(one.error)} |"
             for one in told[:SHOWN]
         ]

@@ -3,7 +3,8 @@
 from datetime import timedelta
 from typing import Any
 
-from deployments.catalog import BOARD, EPISODE, EXECUTE, PRUNE, SHIFT, SWEEP, deployments
+from deployments.catalog import BOARD, EPISODE, EXECUTE, PAGE, PRUNE, SHIFT, SWEEP, deployments
+from flows import overview
 from nexus import NexusSettings
 
 
@@ -36,3 +37,4 @@ async def test_the_board_is_shown_every_so_often_and_never_twice_at_once() -> No
     shown = (await served(board={"interval_seconds": 30}))[BOARD]
     [schedule] = [one.schedule for one in shown.schedules]
     assert (schedule.interval, shown.concurrency_limit) == (timedelta(seconds=30), 1)
+    assert PAGE == overview.BOARD, "what the service says is where it is"

@@ -117,8 +117,9 @@ def test_three_days_with_nexus_up(board: Board) -> None:
     up = board.up()
     assert f"http://127.0.0.1:{board.port}" in up.says("Prefect UI")
     up.says("serving")
+    assert f"http://127.0.0.1:{board.port}/v2/artifacts/key/nexus-board" in up.says("the board, every 120 s")
 
-    # The four deployments, and a form made of the flow's typed parameters.
+    # The five deployments, and a form made of the flow's typed parameters.
     assert {one["name"] for one in ask(board.url, "/deployments/filter", {})} == {"nexus"}
     shift = ask(board.url, f"/deployments/name/{SHIFT}")
     assert shift["tags"] == ["nexus"]

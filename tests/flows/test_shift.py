@@ -79,7 +79,11 @@ async def test_what_a_person_sees_of_it(nexus: TaskNexus, handles: Handles) -> N
     report = await artifact_of(state, "nexus-shift-agent-2")
     assert "GiveUp" not in report.data
     assert "the page is gone" in report.data
-    assert "T-1" in report.data
+    rows = [line for line in report.data.splitlines() if line.startswith("| T-")]
+    assert [row.split(" | ")[:4] for row in rows] == [
+        ["| T-2", "1", "failed", "dead letter"],
+        ["| T-1", "1", "completed", "completed"],
+    ], "what went wrong comes first"
 
 
 async def test_no_more_at_once_than_asked_for(nexus: TaskNexus, handles: Handles) -> None:
