@@ -1,9 +1,9 @@
 """`/metrics` for Prometheus: the board as gauges, what ended as counters and histograms.
 
-A scrape asks the database once, in a thread of its own, and not again before ten times as long has passed as that took;
-each reading counts what ended since the one before, in the database, so that it costs what ended and the counting of
-the tasks. Where the database does not answer, the last values are served, and `nexus_database_up` is 0. Counters begin
-with the process, as Prometheus expects.
+A scrape asks the database once, in a thread of its own, and not again before ten times as long has passed as that took
+(thirty seconds at most); each reading counts what ended since the one before, in the database, so that it costs what
+ended and the counting of the tasks. Where the database does not answer, the last values are served, and
+`nexus_database_up` is 0. Counters begin with the process, as Prometheus expects.
 """
 
 import threading
@@ -35,6 +35,9 @@ PATIENCE_SECONDS: Final = 3.0
 
 REST: Final = 10.0
 """A reading is followed by a rest so many times as long: no frequency of scrapes makes the database busy."""
+
+MOST_REST_SECONDS: Final = 30.0
+"""But by no longer one: it may have taken long because the database was stopped in the middle."""
 
 
 class _Durations:
@@ -112,8 +115,8 @@ class Meter(Collector):
             self._up = reading is not None
             if reading is not None:
                 self._take(reading)
-            ended = time.monotonic()
-            self._not_before = ended + self._rest * (ended - began)
+                ended = time.monotonic()
+                self._not_before = ended + min(self._rest * (ended - began), MOST_REST_SECONDS)
             self._read.set()
 
     def _take(self, reading: Reading) -> None:

@@ -199,6 +199,19 @@ def test_frequent_scrapes_do_not_make_the_database_busy(
     assert len(asked) == 1
 
 
+def test_after_a_question_in_vain_it_does_not_rest(
+    nexus: TaskNexus, serve: Callable[[Meter], Scrape], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> Any:
+        raise DatabaseUnavailable("it restarts")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TaskNexus, "reading", away)
+        scrape = serve(Meter(lambda: nexus, rest=1e6))
+        assert scrape() == {("nexus_database_up",): 0}
+    assert scrape()["nexus_database_up",] == 1
+
+
 def test_before_there_ever_was_a_database(serve: Callable[[Meter], Scrape]) -> None:
     settings = NexusSettings(database_url="sqlite:////nowhere/at/all.db")
     found = serve(Meter(lambda: TaskNexus(settings=settings), rest=0))()
