@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from deployments.catalog import EXECUTE, PAGE, SHIFT, SWEEP
+from deployments.catalog import EPISODE, EXECUTE, PAGE, SHIFT, SWEEP
 from deployments.errors import AlreadyUp, RunnerFailed, ServerFailed
 from deployments.metrics import exporting
 from deployments.prefect_server import Api, Say, healthy, prefect_server, unreachable
@@ -206,7 +206,7 @@ class _Service:
         assert self.runner is not None
         self.announced = True
         self.sweep_expected_by = time.monotonic() + _FIRST_SWEEP_SECONDS
-        self.say(f"serving {SHIFT}, {EXECUTE}, {SWEEP}; log: {self.runner.log}")
+        self.say(f"serving {SHIFT}, {EPISODE}, {EXECUTE}, {SWEEP} and others; log: {self.runner.log}")
         address = f"PREFECT_API_URL={self.api.url} " if self.api.server else ""
         if self.api.server:  # its newer UI has no menu entry that leads there
             every = self.settings.board.interval_seconds

@@ -9,15 +9,13 @@ from deployments.catalog import EPISODE, EXECUTE, PRUNE, SHIFT, SWEEP, deploymen
 from nexus import NexusSettings
 from nexus.monitoring import ACTIONS
 
-NAMES = [EXECUTE, SHIFT, EPISODE, SWEEP, PRUNE]
-
 Fields = dict[str, dict[str, Any]]
 
 
-async def form_of(name: str) -> dict[str, Any]:
-    """The schema that the UI makes a deployment's form of, and the server checks values by."""
-    [one] = [one for one in await deployments(NexusSettings()) if f"{one.flow_name}/{one.name}" == name]
-    return one._parameter_openapi_schema.model_dump()
+async def forms() -> dict[str, dict[str, Any]]:
+    """What the UI makes the form of each deployment of, and the server checks values by."""
+    served = await deployments(NexusSettings())
+    return {f"{one.flow_name}/{one.name}": one._parameter_openapi_schema.model_dump() for one in served}
 
 
 def fields(form: dict[str, Any]) -> Fields:
@@ -48,29 +46,28 @@ def values(form: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield path, kind.get("items", kind)
 
 
-@pytest.mark.parametrize("name", NAMES)
-async def test_every_field_has_a_title_and_is_explained(name: str) -> None:
-    for path, field in fields(await form_of(name)).items():
-        assert field.get("description"), path
-        title = field.get("title", "")
-        assert title[:1].isupper() and "_" not in title, f"{path} is called {title!r}"
+async def test_every_field_has_a_title_and_is_explained() -> None:
+    for name, form in (await forms()).items():
+        for path, field in fields(form).items():
+            assert field.get("description"), (name, path)
+            title = field.get("title", "")
+            assert title[:1].isupper() and "_" not in title, f"{path} of {name} is called {title!r}"
 
 
-@pytest.mark.parametrize("name", NAMES)
-async def test_numbers_and_texts_have_bounds(name: str) -> None:
-    for path, kind in values(await form_of(name)):
-        if kind.get("type") in ("integer", "number"):
-            assert "maximum" in kind and {"minimum", "exclusiveMinimum"} & set(kind), path
-        if kind.get("type") == "string":
-            assert {"maxLength", "enum", "pattern"} & set(kind), path
+async def test_numbers_and_texts_have_bounds() -> None:
+    for name, form in (await forms()).items():
+        for path, kind in values(form):
+            if kind.get("type") in ("integer", "number"):
+                assert "maximum" in kind and {"minimum", "exclusiveMinimum"} & set(kind), (name, path)
+            if kind.get("type") == "string":
+                assert {"maxLength", "enum", "pattern"} & set(kind), (name, path)
 
 
-@pytest.mark.parametrize("name", NAMES)
-async def test_fields_stay_in_order_where_json_has_none(name: str) -> None:
-    form = await form_of(name)
-    for schema in (form, *form["definitions"].values()):
-        positions = [field["position"] for field in schema["properties"].values()]
-        assert positions == list(range(len(positions)))
+async def test_fields_stay_in_order_where_json_has_none() -> None:
+    for form in (await forms()).values():
+        for schema in (form, *form["definitions"].values()):
+            positions = [field["position"] for field in schema["properties"].values()]
+            assert positions == list(range(len(positions)))
 
 
 @pytest.mark.parametrize(
@@ -83,18 +80,17 @@ async def test_fields_stay_in_order_where_json_has_none(name: str) -> None:
     ],
 )
 async def test_what_can_be_chosen(name: str, path: str, choices: list[str]) -> None:
-    assert fields(await form_of(name))[path]["enum"] == choices
+    assert fields((await forms())[name])[path]["enum"] == choices
 
 
 async def test_a_nested_model_is_called_by_what_it_is_for() -> None:
-    pruning = fields(await form_of(PRUNE))
+    pruning = fields((await forms())[PRUNE])
     assert [pruning[f"retention.{one}"]["title"] for one in ("completed", "failed", "cancelled")] == [
         "Completed",
         "Failed",
         "Cancelled",
     ]
-    form = await form_of(SWEEP)
-    assert form["definitions"]["TaskMonitoringConfig"]["title"] == "Monitoring"
+    assert (await forms())[SWEEP]["definitions"]["TaskMonitoringConfig"]["title"] == "Monitoring"
 
 
 async def test_the_page_of_a_deployment_leaves_to_the_form_what_stands_there() -> None:
