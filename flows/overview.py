@@ -24,7 +24,7 @@ ROWS: Final = 50
 BAR: Final = 24
 """Characters of the longest bar of the chart."""
 
-Window = Annotated[float | None, Field(gt=0, le=366 * 86_400)]
+Window = Annotated[float | None, Field(gt=0, le=366 * 86_400, title="Window, in seconds")]
 
 
 @flow(name="show-board", flow_run_name="board")

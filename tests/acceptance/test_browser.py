@@ -118,8 +118,10 @@ def test_the_runs_of_an_agent_are_found_by_its_tag(look: Look) -> None:
 def test_the_deployments_and_the_form_of_a_shift(board: WorkedBoard, look: Look) -> None:
     flows = ("process-agent-tasks", "execute-task", "sweep-stalled-tasks", "prune-finished-tasks", "show-board")
     look("/deployments", *flows, picture="ui-deployments")
-    shift = ask(board.api, "/deployments/name/process-agent-tasks/nexus")["id"]
-    look(f"/deployments/deployment/{shift}/run", "agent_id", "concurrency", picture="ui-form")
+    shift = ask(board.api, "/deployments/name/process-agent-tasks/nexus")
+    fields = shift["parameter_openapi_schema"]["properties"]
+    titles = (fields[name]["title"] for name in ("agent_id", "concurrency", "mode", "episode_id"))
+    look(f"/deployments/deployment/{shift['id']}/run", *titles, picture="ui-form")
 
 
 def test_the_board_stands_on_a_page_of_its_own(board: WorkedBoard, look: Look) -> None:
