@@ -187,7 +187,7 @@ def test_three_days_with_nexus_up(board: Board) -> None:
     runner = board.pid("runner")
     os.kill(runner, signal.SIGKILL)
     up.says("the runner died")
-    wait_until(lambda: board.state_of("Agent-4 · shift") == "CRASHED")
+    wait_until(lambda: board.state_of("Agent-4 · shift") == "CRASHED", what=lambda: f"{board.runs()[-3:]} {up.lines}")
     assert board.status_of("T-2") == "pending"
 
     # The server is killed: it comes back, the shift at work goes on, a new runner serves.
