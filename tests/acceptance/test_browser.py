@@ -1,6 +1,6 @@
 """What a person sees in the Prefect UI of a board that was worked: a real browser, a real server, sixty tasks.
 
-`NEXUS_TEST_PICTURES=docs pytest -n 0 tests/acceptance/test_browser.py` also makes the README's pictures, in `docs`.
+`NEXUS_TEST_PICTURES=docs/ui pytest -n 0 tests/acceptance/test_browser.py` also makes the pictures of the README.
 """
 
 import os
@@ -47,7 +47,7 @@ Look = Callable[..., Any]
 
 @pytest.fixture
 def look(board: WorkedBoard, chromium: Any) -> Iterator[Look]:
-    """`look("/runs", "Agent-1 · shift", picture="ui-runs")`: opens a page, waits for the words, takes a picture."""
+    """`look("/runs", "Agent-1 · shift", picture="runs")`: opens a page, waits for the words, takes a picture."""
     page = chromium.new_page(viewport={"width": 1280, "height": 1400})
     page.set_default_timeout(PATIENCE_MS)
 
@@ -71,11 +71,11 @@ def run_page(board: WorkedBoard, name: str) -> str:
 
 
 def test_every_run_is_named_after_who_did_what(look: Look) -> None:
-    look("/runs", "Agent-1 · shift", "Agent-2 · shift", "Agent-3 · shift", f"{ALONE} · Agent-4", picture="ui-runs")
+    look("/runs", "Agent-1 · shift", "Agent-2 · shift", "Agent-3 · shift", f"{ALONE} · Agent-4", picture="runs")
 
 
 def test_the_killed_agent_is_shown_as_crashed_with_the_reason(board: WorkedBoard, look: Look) -> None:
-    look(run_page(board, "Agent-3 · shift"), "Agent-3 · shift", "Crashed", picture="ui-crashed")
+    look(run_page(board, "Agent-3 · shift"), "Agent-3 · shift", "Crashed", picture="crashed")
     look(f"{run_page(board, 'Agent-3 · shift')}?tab=Details", "the lease ended without a word")
     [lost] = [run for run in board.attempts(LOST).values() if "Agent-3" in run["name"]]
     look(f"/runs/task-run/{lost['id']}", f"{LOST} · attempt 1 · Agent-3", "Crashed")
@@ -107,7 +107,7 @@ def test_a_refused_claim_is_quiet(board: WorkedBoard, look: Look) -> None:
 def test_the_run_of_one_task_shows_its_retry(board: WorkedBoard, look: Look) -> None:
     [run] = board.named(f"{ALONE} · Agent-4")
     assert {"nexus", "agent:Agent-4"} <= set(run["tags"])
-    look(f"/runs/flow-run/{run['id']}", f"{ALONE} · Agent-4", "Completed", picture="ui-task")
+    look(f"/runs/flow-run/{run['id']}", f"{ALONE} · Agent-4", "Completed")
 
 
 def test_the_runs_of_an_agent_are_found_by_its_tag(look: Look) -> None:
@@ -117,22 +117,22 @@ def test_the_runs_of_an_agent_are_found_by_its_tag(look: Look) -> None:
 
 def test_the_deployments_and_the_form_of_a_shift(board: WorkedBoard, look: Look) -> None:
     flows = ("process-agent-tasks", "execute-task", "run-episode", "sweep-stalled-tasks", "show-board")
-    look("/deployments", *flows, picture="ui-deployments")
+    look("/deployments", *flows)
     shift = ask(board.api, "/deployments/name/process-agent-tasks/nexus")["id"]
     titles = ("Agent", "Concurrency", "Mode", "Attempts at most", "Task type", "Shown in Prefect")
-    look(f"/deployments/deployment/{shift}/run", *titles, picture="ui-form")
+    look(f"/deployments/deployment/{shift}/run", *titles, picture="form")
 
 
 def test_the_board_stands_on_a_page_of_its_own(board: WorkedBoard, look: Look) -> None:
-    look("/artifacts", "nexus-board", "nexus-sweep", "nexus-shift-agent-1", picture="ui-artifacts")
+    look("/artifacts", "nexus-board", "nexus-sweep", "nexus-shift-agent-1")
     look("/artifacts/key/nexus-board", "58 completed, 1 failed; 1 waiting too long")
     words = ("What waits", "Who works", "What ended", FOR_A_PERSON, "it is assigned to Editor", "Agent-3", "lost")
-    page = look(board.artifact("nexus-board"), "1 dead letter in the last 1 h", *words, picture="ui-board")
+    page = look(board.artifact("nexus-board"), "1 dead letter in the last 1 h", *words, picture="board")
     assert page.locator("table").count() == 4, "Markdown tables are tables here"
 
 
 def test_the_report_of_a_shift_tells_of_every_attempt(board: WorkedBoard, look: Look) -> None:
-    page = look(board.artifact("nexus-shift-agent-1"), "Agent-1: ", picture="ui-shift")
+    page = look(board.artifact("nexus-shift-agent-1"), "Agent-1: ")
     both = page.inner_text("body") + look(board.artifact("nexus-shift-agent-2"), "Agent-2: ").inner_text("body")
     for task_id in (LOST, RETRIED, DEAD, *(f"EP07-T{number:02}" for number in range(1, 56))):
         assert task_id in both
@@ -141,7 +141,7 @@ def test_the_report_of_a_shift_tells_of_every_attempt(board: WorkedBoard, look: 
 def test_the_events_of_a_task_are_its_history(look: Look) -> None:
     only = quote(f'["nexus.task.{RETRIED}"]')
     names = ("completed", "retrying", "started", "claimed", "added")
-    look(f"/events?resource={only}", *(f"nexus.task.{name}" for name in names), picture="ui-events")
+    look(f"/events?resource={only}", *(f"nexus.task.{name}" for name in names), picture="events")
 
 
 def test_the_events_of_a_task_tell_that_it_waits_too_long(look: Look) -> None:
