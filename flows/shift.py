@@ -380,7 +380,7 @@ async def _attempt() -> Any:
     assert work.finished is not None
     state = ending(work.claim.task_id, work.finished)
     if state is not None and state.is_failed():
-        run_log().error("%s", state.message, exc_info=work.finished.error)
+        run_log().error("The attempt failed.", exc_info=work.finished.error)  # Prefect logs the state, not where
     return state
 
 
