@@ -6,7 +6,7 @@ from typing import Any, Final
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
-from flows.runner import Finished
+from flows.finished import Finished
 from nexus import AttemptOutcome, TaskStatus
 
 REFUSED: Final = "Refused"

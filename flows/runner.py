@@ -12,10 +12,9 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final, TypeVar
 
+from flows.finished import Finished
 from flows.handlers import TaskContext, find
 from flows.handlers.contract import Handler
 from flows.heartbeat import Ending, Pulse, heartbeat
@@ -49,21 +48,6 @@ class NoHandler(NexusError):
             f"Task {task_id!r} has the type {task_type!r}, which nothing here may do. Register a handler for it "
             "(entry point group nexus.handlers), or allow it in the settings ([command], [http])."
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """How an attempt ended."""
-
-    outcome: AttemptOutcome
-    number: int
-    seconds: float
-    status: TaskStatus | None = None
-    """Where the task stands afterwards; None where the claim was lost."""
-    available_at: datetime | None = None
-    """When it is offered again, where it is."""
-    error: BaseException | None = None
-    """What the handler raised."""
 
 
 async def run_attempt(

@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.board import board
 from flows.endings import ending
+from flows.finished import Finished
 from flows.forms import AgentId, Beside, Concurrency, Lease, MaxTasks, Mode, Observe, OnlyEpisode, OnlyTaskType
 from flows.handlers import runnable_types
 from flows.heartbeat import Pulse
@@ -31,7 +32,7 @@ from flows.observe import (
 )
 from flows.relay import relaying
 from flows.reports import AttemptReport, ShiftReport
-from flows.runner import Finished, Log, run_attempt
+from flows.runner import Log, run_attempt
 from flows.threads import outlast, rarely_collected, ringing, to_the_end
 from flows.together import Together
 from nexus import Attempt, Claim, TaskNexus

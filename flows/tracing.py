@@ -8,17 +8,15 @@ shift is observed none has a task run. Nothing here fails an attempt, and no sec
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.trace import Span, Status, StatusCode
 
+from flows.finished import Finished
 from flows.secrets import MaskedError, in_words
 from nexus import AttemptOutcome, Claim
 from nexus.masking import Mask
-
-if TYPE_CHECKING:
-    from flows.runner import Finished
 
 _tracer = trace.get_tracer("nexus")
 """The SDK's own as soon as that is set up; until then its spans are no spans."""
@@ -32,7 +30,7 @@ class AttemptSpan:
     def __init__(self, span: Span | None, mask: Mask) -> None:
         self._span, self._mask = span, mask
 
-    def ended(self, finished: "Finished") -> None:
+    def ended(self, finished: Finished) -> None:
         """How the attempt ended."""
         if self._span is None:
             return

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from flows.finished import Finished
 from flows.handlers import TaskContext
-from flows.runner import Finished, run_attempt
+from flows.runner import run_attempt
 from nexus import Task, TaskNexus
 from nexus.masking import MASK
 
