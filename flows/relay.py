@@ -26,7 +26,7 @@ from flows.events import chosen, event_of, left_out
 from nexus import TaskNexus
 from nexus.feed import Feed
 from nexus.masking import mask_of
-from nexus.reports import News
+from nexus.reports import News, Place
 
 THREAD: Final = "nexus relay"
 
@@ -91,6 +91,7 @@ class Relay:
         self.pace = nexus.settings.events.per_second
         self.room = int(self.pace * AT_ONCE_SECONDS)
         self._over: float | None = None
+        self._kept = 0.0
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -138,15 +139,25 @@ class Relay:
         async with get_events_client(reconnection_attempts=0, checkpoint_every=CONFIRMED) as client:
             while True:
                 ending = self.stop.is_set()
-                news = await asyncio.to_thread(feed.read, self.room)
-                if not await self._tell(client, self._events(news)):
+                events = self._events(await asyncio.to_thread(feed.read, self.room))
+                if not await self._tell(client, events):
                     return self.stop.is_set()
-                seconds = 0 if ending else LEASE_SECONDS
-                if not await asyncio.to_thread(self.nexus.keep_relay, self.target, self.holder, seconds, feed.place):
+                if not await asyncio.to_thread(self._keep, feed.place, bool(events), ending):
                     return False
                 if ending:
                     return True
                 await asyncio.to_thread(self.stop.wait, LOOK_SECONDS)
+
+    def _keep(self, place: Place, told: bool, ending: bool) -> bool:
+        """Put down how far it is; False where another has taken over.
+
+        Where nothing moves only now and then: a write that wakes who waits for work, and may have to reach the disk.
+        """
+        present = time.monotonic()
+        if not told and not ending and present - self._kept < LEASE_SECONDS / 3:
+            return True
+        self._kept = present
+        return self.nexus.keep_relay(self.target, self.holder, 0 if ending else LEASE_SECONDS, place)
 
     def _events(self, news: News) -> list[Event]:
         moves, more = chosen(news.moves, self.room)

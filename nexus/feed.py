@@ -64,9 +64,9 @@ def _last_task(tx: Tx, at: datetime, is_now: bool) -> int:
 
 def _look(tx: Tx, place: Place, most: int) -> tuple[News, Place]:
     present, since = tx.present(), place.at - OVERLAP
-    ended, unsaid = _newest(tx, _ended(since), most, attempts.c.finished_at > sa.bindparam("since", since, Moment()))
-    lines, silent = _newest(tx, _lines(place), most, history.c.seq > place.line)
-    added, unnamed = _newest(tx, _added(place), most, tasks.c.seq > place.task)
+    ended, unsaid = _newest(tx, _ended(since), most, place.at, attempts.c.finished_at)
+    lines, silent = _newest(tx, _lines(place), most, place.at, history.c.at, history.c.seq > place.line)
+    added, unnamed = _newest(tx, _added(place), most, place.at, tasks.c.created_at, tasks.c.seq > place.task)
     held = list(tx.plain(_held()))
     read = [move for move in (*_of_attempts(ended), *_of_claims(held)) if move.at > since]
     moves = {move.key: move for move in (*read, *_of_lines(lines), *_of_tasks(added))}
@@ -80,15 +80,16 @@ def _look(tx: Tx, place: Place, most: int) -> tuple[News, Place]:
     return News(moves=tuple(sorted(moves.values(), key=lambda move: move.order)), left_out=left_out), then
 
 
-def _newest(tx: Tx, statement: sa.Select[Any], most: int, *there: Clause) -> tuple[list[Row], int]:
-    """The newest rows, and how many were left out."""
+def _newest(
+    tx: Tx, statement: sa.Select[Any], most: int, at: datetime, moment: sa.Column[Any], *there: Clause
+) -> tuple[list[Row], int]:
+    """The newest rows, and how many more are newer than the last look, which was `at`."""
     rows = list(tx.plain(statement.limit(most + 1)))
     if len(rows) <= most:
         return rows, 0
-    table = statement.get_final_froms()[0]
-    table = table.left if isinstance(table, sa.Join) else table
-    count = tx.plain(sa.select(sa.func.count()).select_from(table).where(*there)).scalar_one()
-    return rows[:most], max(0, int(count) - most)
+    newer = sa.select(sa.func.count()).where(*there, moment > sa.literal(at, Moment()))
+    told = sum(getattr(row, moment.name) > at for row in rows[:most])
+    return rows[:most], int(tx.plain(newer).scalar_one()) - told
 
 
 def _before(tx: Tx, number: sa.Column[Any], moment: sa.Column[Any], at: datetime, least: int) -> int:

@@ -184,6 +184,20 @@ class TestWithPrefect:
         assert [one.event for one in events] == ["nexus.task.added"] * 10 + ["nexus.board.moves-left-out"]
         assert events[-1].payload["moves"] == 20
 
+    async def test_where_nothing_moves_it_seldom_writes(
+        self, nexus: TaskNexus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        relay = Relay(nexus)
+        feed = relay._take()
+        assert feed is not None
+        kept: list[Any] = []
+        monkeypatch.setattr(nexus, "keep_relay", lambda *given: kept.append(given) or True)
+        for told in (True, False, False, True, False):
+            assert relay._keep(feed.place, told, ending=False)
+        assert len(kept) == 2
+        relay._keep(feed.place, told=False, ending=True)
+        assert kept[-1][2] == 0, "given up at the end"
+
     async def test_where_events_are_off_nothing_is_sent(self, make_nexus: MakeNexus) -> None:
         nexus = make_nexus(events=EventsSettings(enabled=False))
         async with relaying(nexus):

@@ -103,12 +103,26 @@ def test_a_transaction_that_becomes_known_late_is_seen(nexus: TaskNexus, clock: 
 
 def test_a_crowd_is_counted_and_its_newest_are_told(nexus: TaskNexus, clock: Clock) -> None:
     watched = nexus.feed()
+    clock.advance(1)
     nexus.add_tasks({"task_id": f"T{n}"} for n in range(20))
     clock.advance(1)
     news = watched.read(most=5)
     assert said(news.moves) == [f"T{n} add" for n in range(15, 20)]
     assert news.left_out == 15
     assert watched.read(most=5).moves == ()
+
+
+def test_a_crowd_is_counted_once(nexus: TaskNexus, clock: Clock) -> None:
+    watched = nexus.feed()
+    counted = 0
+    for _ in range(5):  # a look a second, each of which goes back a little
+        clock.advance(1)
+        nexus.add_tasks({} for _ in range(10))
+        nexus.complete_many([(claim, 1) for claim in nexus.claim("Ada", 10, start=True)])
+        news = watched.read(most=4)
+        assert len(news.moves) == 4 + 3 * 4
+        counted += news.left_out
+    assert counted == 5 * (6 + 6), "of each look, six arrivals and six attempts"
 
 
 def test_an_imported_board_arrives_now_whatever_its_tasks_have_behind_them(
