@@ -84,7 +84,7 @@ def doctor(
     no_prefect: Annotated[bool, typer.Option("--no-prefect", help="Leave Prefect out.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what is wrong, a line each; exit code 1 where anything is.
+    """Say what is wrong, a line each; exit code 1 if anything is.
 
     The last sweep is late, clocks differ, the schema is behind, a promise is broken, Prefect does not answer.
     It reads the whole board once or twice and changes nothing.

@@ -78,7 +78,10 @@ def export_board(
     episode: Annotated[str | None, typer.Option(metavar="EPISODE", help="Only of this episode.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a board that imports back to the same tasks and attempts."""
+    """Write the board to a file.
+
+    Imported, it is the same tasks and attempts.
+    """
     from nexus.boards import write_board, write_tasks
     from nexus.progress import counted
 

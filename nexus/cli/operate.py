@@ -31,7 +31,10 @@ def cancel(
     by: Actor = None,
     as_json: Json = False,
 ) -> None:
-    """End a task; a running attempt learns it at its next heartbeat."""
+    """End a task, also one that is worked on.
+
+    Its agent hears of it at its next heartbeat.
+    """
     _moved(open_nexus(context).cancel(task_id, reason, actor=by), as_json)
 
 
@@ -61,7 +64,7 @@ def reject(
     note: Annotated[str, typer.Option(metavar="TEXT", help="What is wrong; goes to the next attempt.")],
     as_json: Json = False,
 ) -> None:
-    """Do not agree with a task in review: it is offered again.
+    """Disagree with a task in review: it is offered again.
 
     The note goes to the next attempt.
     """

@@ -13,7 +13,8 @@ import pytest
 from flows.handlers import GiveUp, TaskContext
 from flows.handlers.command import command as run_command
 from flows.handlers.errors import CommandFailed
-from flows.reports import AttemptReport, ShiftReport, cell
+from flows.overview import page as board_page
+from flows.reports import AttemptReport, ShiftReport, cell, task_page
 from nexus import NewTask, NexusSettings, Task, TaskNexus
 from nexus.states import AttemptOutcome
 
@@ -91,9 +92,23 @@ def test_a_page_of_prefect_shows_words_and_nothing_else(text: str) -> None:
     now = "2026-01-01T00:00:00Z"
     one = AttemptReport(task_id=text, number=1, outcome=AttemptOutcome.FAILED, status=None, seconds=1, error=text)
     page = ShiftReport.model_validate({"agent_id": text, "started_at": now, "finished_at": now, "attempts": [one]})
-    assert len(page.markdown().splitlines()) == 5
+    assert len(page.markdown().splitlines()) == 7
     for opens in ("<script", "![x]", "[x](", "\x1b"):
         assert opens not in page.markdown()
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, *ESCAPES])
+def test_the_page_of_a_task_and_that_of_the_board_do_as_well(nexus: TaskNexus, text: str) -> None:
+    words = "".join(char for char in text if char.isprintable()).strip() or "nothing"
+    nexus.add_task({"task_id": "T1", "task_type": words, "description": text, "retry_policy": {"max_attempts": 1}})
+    nexus.register_agent(words)
+    nexus.fail(nexus.claim(words, 1, start=True)[0], text)
+    task = nexus.get_task_by_id("T1")
+    assert task is not None
+    for page in (task_page(task, nexus.attempts("T1"), nexus.history("T1")), board_page(nexus.overview())):
+        assert not set("\x1b\x9b\x07\x08\r\u202e") & set(page)
+        for opens in ("<script", "![x]", "[x](", "\x1b"):
+            assert opens not in page
 
 
 # -- the command handler --------------------------------------------------------------------------------------
