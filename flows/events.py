@@ -95,15 +95,17 @@ def left_out(number: int, last: Move | None) -> Event:
 def chosen(moves: Sequence[Move], room: int) -> tuple[list[Move], int]:
     """The moves that are told where there is room for so many, and how many are not.
 
-    First goes what every task does anyway (it arrives, is claimed, begins), then what went well, the oldest first; what
-    is out of the ordinary is the last to go.
+    First goes what every task does anyway (it arrives, is claimed, begins), then what went well, the oldest first, then
+    what went well with a tag, on which automations may wait; what is out of the ordinary is the last to go.
     """
     if len(moves) <= room:
         return list(moves), 0
 
     def weight(number: int) -> tuple[int, int]:
         move = moves[number]
-        return (0 if move.verb in _USUAL else 1 if move.to_status == TaskStatus.COMPLETED else 2), number
+        if move.to_status == TaskStatus.COMPLETED:
+            return 1 + bool(move.tags), number
+        return 0 if move.verb in _USUAL else 3, number
 
     kept = sorted(sorted(range(len(moves)), key=weight)[len(moves) - room :])
     return [moves[number] for number in kept], len(moves) - room

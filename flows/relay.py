@@ -108,7 +108,12 @@ class Relay:
             self._thread.join(END_SECONDS + 1)
 
     def run(self) -> None:
-        """Relay until told to stop; where another does, once more at the end: it may have ended before."""
+        """Relay until told to stop; where another does, once more at the end: it may have ended before.
+
+        A shift of a second is over before anything is told, and is not held up by it.
+        """
+        if not self.insists:
+            self.stop.wait(LOOK_SECONDS)
         while True:
             ending, pause = self.stop.is_set(), OUTAGE_SECONDS
             try:

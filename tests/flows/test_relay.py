@@ -116,6 +116,8 @@ class TestWhatIsTold:
             moved("complete", "completed"),
             moved("start", "in_progress"),
         ]
+        tagged = moved("complete", "completed", tags=("deploy",))
+        assert chosen([tagged, *moves, moved("complete", "completed")], 2)[0] == [tagged, moves[1]]
         assert [event_name(move) for move in chosen(moves, 2)[0]] == ["nexus.task.failed", "nexus.task.completed"]
         assert chosen(moves, 2)[1] == 2
         assert chosen(moves, 4) == (moves, 0)
