@@ -15,7 +15,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from deployments.reap import TAG
 from flows.events import TASK
 from flows.notify import STALLED as STALLED_EVENT
-from flows.sweep import FINISHED
+from flows.sweep import FINISHED, RESTING
 from nexus.monitoring import TaskMonitoringConfig
 from nexus.settings import OnCompleted
 
@@ -69,10 +69,13 @@ def failed(block: UUID) -> AutomationCore:
 
 
 def late(block: UUID, seconds: float) -> AutomationCore:
-    """Tell people, once, that no sweep has finished for so long."""
+    """Tell people, once, that no sweep has finished for so long, though nobody has stopped the service."""
     trigger = EventTrigger(
         after={FINISHED},
-        expect={FINISHED},
+        expect={FINISHED, RESTING},
+        # Without it Prefect (3.8) counts from when the automation was made, whatever it is to come after, and tells
+        # again and again.
+        for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
         threshold=1,
         within=timedelta(seconds=seconds),
@@ -144,6 +147,7 @@ def listens_to(automation: AutomationCore) -> str:
         return trigger.type
     events = ", ".join(sorted(trigger.expect)) or "any event"
     if trigger.posture == Posture.Proactive:
+        events = ", ".join(sorted(trigger.expect & trigger.after)) or events
         return f"no {events} for {trigger.within.total_seconds():g} s"
     related: Any = trigger.match_related
     tags = [_tag(value) for spec in (related if isinstance(related, list) else [related]) for value in _ids(spec)]

@@ -136,6 +136,7 @@ class _Service:
         for runner in runners:
             runner.end(self.stop.hurry)
         if self.api.server and self.api.server.alive():
+            self._ask(tell_resting())
             self._close("The service was stopped while this ran.")
 
     def _watch_server(self) -> None:
@@ -232,6 +233,18 @@ class _Service:
         except Exception as error:
             self.say(f"the Prefect API could not be asked ({type(error).__name__}: {error})")
             return None
+
+
+async def tell_resting() -> None:
+    """Tells automations that no sweep comes: the schedules rest with the service, and nobody need be alarmed."""
+    from prefect.events import Event, Resource
+    from prefect.events.clients import get_events_client
+
+    from flows.sweep import RESTING
+
+    resource = Resource({"prefect.resource.id": "nexus.sweep", "prefect.resource.name": "sweep"})
+    async with get_events_client() as client:
+        await client.emit(Event(event=RESTING, resource=resource))
 
 
 async def _sweep_is_scheduled() -> bool:

@@ -21,6 +21,9 @@ ROWS: Final = 500
 FINISHED: Final = "nexus.sweep.finished"
 """The event at the end of each pass. An automation that waits for the next one in vain knows that sweeps are late."""
 
+RESTING: Final = "nexus.sweep.resting"
+"""The event at the end of a service that sweeps: no sweep comes until somebody starts it again, and none is late."""
+
 
 @flow(name="sweep-stalled-tasks", flow_run_name="sweep")
 async def sweep_stalled_tasks(config: Monitoring = None) -> SweepReport:
