@@ -3,8 +3,9 @@
 The events' ids follow from the moves, so that one that is sent twice is one event.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
+from itertools import islice
 from typing import Any, Final
 from uuid import UUID, uuid5
 
@@ -69,8 +70,11 @@ def event_of(move: Move, mask: Mask) -> Event:
         # What one transaction did at one moment is told in the order in which it follows.
         occurred=move.at + timedelta(microseconds=move.order[-1]),
         event=event_name(move),
-        resource=_resource(TASK, move.task_id),
-        related=[*_whom(move), *_runs(move.run_ref)],
+        resource=resource(TASK, move.task_id),
+        related=[
+            *concerned(move.task_type, move.agent_id, move.episode_id, move.tags),
+            *_runs(move.run_ref),
+        ],
         payload={
             "task_id": move.task_id,
             "task_type": move.task_type,
@@ -89,7 +93,7 @@ def event_of(move: Move, mask: Mask) -> Event:
 def left_out(number: int, last: Move | None) -> Event:
     """The event that stands for many."""
     payload = {"moves": number, "until": last.at.isoformat() if last else None}
-    return Event(event=LEFT_OUT, resource=_resource(BOARD, "board"), payload=payload)
+    return Event(event=LEFT_OUT, resource=resource(BOARD, "board"), payload=payload)
 
 
 def chosen(moves: Sequence[Move], room: int) -> tuple[list[Move], int]:
@@ -119,13 +123,17 @@ def run_id(ref: Any, name: str) -> UUID | None:
         return None
 
 
-def _resource(kind: str, name: str) -> Resource:
+def resource(kind: str, name: str) -> Resource:
+    """What an event is about."""
     return Resource({"prefect.resource.id": f"{kind}.{name}", "prefect.resource.name": name})
 
 
-def _whom(move: Move) -> Iterable[RelatedResource]:
-    named = [("task-type", move.task_type), ("agent", move.agent_id), ("episode", move.episode_id)]
-    named += [("tag", tag) for tag in move.tags[:MOST_TAGS]]
+def concerned(
+    task_type: str, agent_id: str | None, episode_id: str | None, tags: Iterable[str]
+) -> Iterator[RelatedResource]:
+    """Whom and what an event about a task concerns, for filters and automations."""
+    named = [("task-type", task_type), ("agent", agent_id), ("episode", episode_id)]
+    named += [("tag", tag) for tag in islice(tags, MOST_TAGS)]
     for role, name in named:
         if name:
             yield RelatedResource(

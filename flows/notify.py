@@ -13,12 +13,13 @@ from prefect import get_client
 from prefect.blocks.core import Block
 from prefect.events import emit_event
 
+from flows.events import TASK, concerned, resource
 from flows.observe import run_log
 from nexus import TaskNexus
 from nexus.masking import mask_of
 from nexus.reports import Notice
 
-STALLED = "nexus.task.stalled"
+STALLED = f"{TASK}.stalled"
 """The event that automations listen to."""
 
 
@@ -57,12 +58,8 @@ async def _send(notice: Notice, block: Any) -> None:
             await sending
     emit_event(
         event=STALLED,
-        resource={"prefect.resource.id": f"nexus.task.{notice.task_id}", "prefect.resource.name": notice.task_id},
-        related=[
-            {"prefect.resource.id": f"nexus.{kind}.{name}", "prefect.resource.role": kind}
-            for kind, name in (("agent", notice.assigned_to), ("episode", notice.episode_id))
-            if name
-        ],
+        resource=resource(TASK, notice.task_id).root,
+        related=[*concerned(notice.task_type, notice.assigned_to, notice.episode_id, notice.tags)],
         payload=notice.model_dump(mode="json"),
     )
 
