@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from deployments import quickstart
 from deployments.display import Display, final_table
 from deployments.prefect_server import Api, prefect_server
+from deployments.prefect_ui import of_api
 from nexus import NexusSettings, TaskNexus
 from nexus.boards import Board, ImportReport
 from nexus.errors import AgentNotConfirmed
@@ -232,7 +233,7 @@ def _say_where(report: "EpisodeReport", api: Api, run_id: str | None, nexus: Tas
         if isinstance(task.result, dict) and "report" in task.result:
             say(f"Report:  {task.result['report']}")
     say(f"Results: nexus list --episode {report.episode_id}   (all of a task: nexus show TASK)   in {nexus.url}")
-    page = f"{api.ui_url}/v2/runs/flow-run/{run_id}" if run_id else api.ui_url
+    page = f"{of_api(api.url)}/runs/flow-run/{run_id}" if run_id else api.ui_url
     if api.server is None or order.keep or api.server.kept() or not api.owned:
         say(f"Runs:    {page}")
     else:

@@ -16,6 +16,7 @@ from deployments.catalog import EPISODE, EXECUTE, PAGE, SHIFT, SWEEP
 from deployments.errors import AlreadyUp, RunnerFailed, ServerFailed
 from deployments.metrics import exporting
 from deployments.prefect_server import Api, Say, healthy, prefect_server, unreachable
+from deployments.prefect_ui import of_api
 from deployments.processes import FileLock
 from deployments.runner_process import RunnerProcess, end_leftover
 from deployments.stopping import Stop, Stopped, stop_signals
@@ -209,9 +210,9 @@ class _Service:
         self.sweep_expected_by = time.monotonic() + _FIRST_SWEEP_SECONDS
         self.say(f"serving {SHIFT}, {EPISODE}, {EXECUTE}, {SWEEP} and others; log: {self.runner.log}")
         address = f"PREFECT_API_URL={self.api.url} " if self.api.server else ""
-        if self.api.server:  # its newer UI has no menu entry that leads there
-            every = self.settings.board.interval_seconds
-            self.say(f"the board, every {every:g} s: {self.api.ui_url}/v2/artifacts/key/{PAGE}")
+        # The newer UI has no menu entry that leads there.
+        every = self.settings.board.interval_seconds
+        self.say(f"the board, every {every:g} s: {of_api(self.api.url)}/artifacts/key/{PAGE}")
         self.say(f"start a shift: {address}prefect deployment run '{SHIFT}' -p agent_id=Agent-1")
 
     def _dies_too_often(self) -> bool:
