@@ -38,6 +38,28 @@ hypothesis_settings.register_profile("nexus", deadline=None, database=None, prin
 hypothesis_settings.load_profile("nexus")
 
 
+LONGEST = (
+    "nexus/test_state_machine_broken.py",
+    "deployments/test_service.py",
+    "acceptance/test_browser.py",
+    "deployments/test_automations.py",
+    "simulation/test_simulation.py",
+    "survival/chaos/test_chaos.py",
+    "acceptance/test_killed_run.py",
+    "acceptance/test_quickstart.py",
+    "acceptance/test_own_board.py",
+    "simulation/test_broken.py",
+    "nexus/test_state_machine.py",
+)
+"""Files that take longest; who begins with them does not wait for them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, all else as it came."""
+    places = {ROOT / "tests" / file: place for place, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
+
+
 class Clock:
     """A clock for stories: it stands still until somebody advances it."""
 

@@ -51,10 +51,11 @@ async def test_one_page_that_is_kept_up_to_date(nexus: TaskNexus) -> None:
 
 
 async def test_a_page_with_everything_that_can_go_wrong(make_nexus: MakeNexus) -> None:
-    long_ago = datetime.now(UTC) - timedelta(hours=2)
+    present = datetime.now(UTC)
+    long_ago = present - timedelta(hours=2)
     with TaskNexus(settings=make_nexus().settings, clock=lambda: long_ago) as then:
         then.add_tasks([NewTask(task_id="EP07-T1", task_type="summarise"), NewTask(depends_on=["EP07-T1"])])
-    with TaskNexus(settings=make_nexus().settings) as nexus:
+    with TaskNexus(settings=make_nexus().settings, clock=lambda: present) as nexus:
         nexus.sweep()
         nexus.pause("deploy", reason="release | freeze")
         once = RetryPolicy(max_attempts=1)
