@@ -134,32 +134,41 @@ PROGRESS_SHARE: Final = 20
 @asynccontextmanager
 async def showing_progress(look: Callable[[], Awaitable[float]], key: str) -> AsyncIterator[None]:
     """A progress artifact on the run, kept up to date; at its end full, unless the run ended by an error."""
-    shown = asyncio.create_task(_show_progress(look, key))
+    creating = asyncio.create_task(_create_progress(key))
+    shown = asyncio.create_task(_keep_progress(creating, look))
     try:
         yield
+    except BaseException:
+        creating.cancel()
+        raise
     finally:
+        # Work that is over at once does not cut in half how its artifact is made: nobody would know its number.
         shown.cancel()
-        (number,) = await asyncio.gather(shown, return_exceptions=True)
+        _, number = await asyncio.gather(shown, creating, return_exceptions=True)
     if isinstance(number, UUID):
         await _update_progress(number, 100.0)
 
 
-async def _show_progress(look: Callable[[], Awaitable[float]], key: str) -> UUID | None:
-    number = None
+async def _create_progress(key: str) -> UUID | None:
     try:
-        number = await acreate_progress_artifact(0.0, key=key, description="How far it is")
-        took = 0.0
-        while True:
-            await asyncio.sleep(max(PROGRESS_SECONDS, PROGRESS_SHARE * took))
-            began = time.monotonic()
-            percent = await look()
-            took = time.monotonic() - began
-            await _update_progress(number, percent)
-    except asyncio.CancelledError:
-        return number
+        return await acreate_progress_artifact(0.0, key=key, description="How far it is")
     except Exception as error:
         run_log().warning("no progress on this run: %s", error)
         return None
+
+
+async def _keep_progress(creating: "asyncio.Task[UUID | None]", look: Callable[[], Awaitable[float]]) -> None:
+    number, took = await asyncio.shield(creating), 0.0
+    while number is not None:
+        await asyncio.sleep(max(PROGRESS_SECONDS, PROGRESS_SHARE * took))
+        began = time.monotonic()
+        try:
+            percent = await look()
+        except Exception as error:
+            run_log().warning("no progress on this run: %s", error)
+            return
+        took = time.monotonic() - began
+        await _update_progress(number, percent)
 
 
 async def _update_progress(number: UUID, percent: float) -> None:

@@ -23,8 +23,13 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-PATIENCE_MS = 60_000
+PATIENCE_MS = 20_000
 """The UI is built from many answers of a server that shares its cores with the browser."""
+
+PICTURES = Path(os.environ["NEXUS_TEST_PICTURES"]).absolute() if "NEXUS_TEST_PICTURES" in os.environ else None
+
+VISITS = 6
+"""Its feed of events ends with the last full minute, and does not go on by itself: a page is opened again."""
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +47,15 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+WITHOUT_FOLDERS = r"""() => {
+  const words = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (words.nextNode()) {
+    const node = words.currentNode;
+    node.textContent = node.textContent.replace(/(?<![\w:\/.])\/(?:[\w.-]+\/)+/g, "…/");
+  }
+}"""
+"""Where things lie on the machine on which a picture is made is nobody's business."""
+
 Look = Callable[..., Any]
 
 
@@ -52,13 +66,19 @@ def look(board: WorkedBoard, chromium: Any) -> Iterator[Look]:
     page.set_default_timeout(PATIENCE_MS)
 
     def at(path: str, *words: str, picture: str = "") -> Any:
-        page.goto(f"{board.ui}{path}")
-        for word in words:
-            page.get_by_text(word).first.wait_for()
-        where = os.environ.get("NEXUS_TEST_PICTURES")
-        if where and picture:
+        for visit in range(VISITS):
+            page.goto(f"{board.ui}{path}")
+            try:
+                for word in words:
+                    page.get_by_text(word).first.wait_for()
+                break
+            except playwright.TimeoutError:
+                if visit == VISITS - 1:
+                    raise
+        if PICTURES and picture:
             page.wait_for_timeout(1500)  # until its charts stand still
-            page.screenshot(path=Path(where) / f"{picture}.png")
+            page.evaluate(WITHOUT_FOLDERS)
+            page.screenshot(path=PICTURES / f"{picture}.png")
         return page
 
     yield at
@@ -132,10 +152,12 @@ def test_the_board_stands_on_a_page_of_its_own(board: WorkedBoard, look: Look) -
 
 
 def test_the_report_of_a_shift_tells_of_every_attempt(board: WorkedBoard, look: Look) -> None:
-    page = look(board.artifact("nexus-shift-agent-1"), "Agent-1: ")
-    both = page.inner_text("body") + look(board.artifact("nexus-shift-agent-2"), "Agent-2: ").inner_text("body")
-    for task_id in (LOST, RETRIED, DEAD, *(f"EP07-T{number:02}" for number in range(1, 56))):
-        assert task_id in both
+    both = ""
+    for agent in ("agent-1", "agent-2"):
+        page = look(board.artifact(f"nexus-shift-{agent}"), f"{agent.capitalize()}: ", "All of a task")
+        both += page.inner_text("body")
+    told = (LOST, RETRIED, DEAD, *(f"EP07-T{number:02}" for number in range(1, 56)))
+    assert [task_id for task_id in told if task_id not in both] == []
 
 
 def test_the_events_of_a_task_are_its_history(look: Look) -> None:
