@@ -14,6 +14,7 @@ from flows.observe import ended_well, show_standing, tag_flow_run
 from flows.patience import patiently
 from flows.reports import cell
 from nexus import AttemptOutcome, Overview, TaskStatus
+from nexus.spans import span
 
 BOARD: Final = "nexus-board"
 """The key of the page."""
@@ -181,13 +182,3 @@ def _age(seen: Overview, moment: datetime) -> str:
 
 def _clock(seen: Overview, moment: datetime) -> str:
     return f"{moment:%H:%M} UTC" if moment.date() == seen.at.date() else f"{moment:%Y-%m-%d %H:%M} UTC"
-
-
-def span(seconds: float) -> str:
-    """A length of time in its two largest units."""
-    whole = max(0, round(seconds))
-    for unit, size, below, part in (("d", 86_400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= size:
-            rest = whole % size // part
-            return f"{whole // size} {unit}" + (f" {rest} {below}" if rest else "")
-    return f"{whole} s"

@@ -21,6 +21,7 @@ from prefect.client.schemas.sorting import TaskRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling, Crashed
 
+from flows.events import run_id
 from flows.observe import run_log
 from nexus import Attempt, AttemptOutcome, TaskNexus
 
@@ -51,8 +52,8 @@ class _Runs:
     @classmethod
     async def of(cls, client: PrefectClient, attempts: Iterable[Attempt]) -> "_Runs":
         known = list(attempts)
-        flow_ids = {one for one in (_id(attempt, "flow_run_id") for attempt in known) if one}
-        task_ids = {one for one in (_id(attempt, "task_run_id") for attempt in known) if one}
+        flow_ids = {one for one in (run_id(attempt.run_ref, "flow_run_id") for attempt in known) if one}
+        task_ids = {one for one in (run_id(attempt.run_ref, "task_run_id") for attempt in known) if one}
         flow_runs: list[FlowRun] = []
         task_runs: list[TaskRun] = []
         if flow_ids:
@@ -64,10 +65,10 @@ class _Runs:
         return cls({run.id: run for run in flow_runs}, {run.id: run for run in task_runs})
 
     def flow_run(self, attempt: Attempt) -> FlowRun | None:
-        return self.flow_runs.get(_id(attempt, "flow_run_id") or UUID(int=0))
+        return self.flow_runs.get(run_id(attempt.run_ref, "flow_run_id") or UUID(int=0))
 
     def task_run(self, attempt: Attempt) -> TaskRun | None:
-        return self.task_runs.get(_id(attempt, "task_run_id") or UUID(int=0))
+        return self.task_runs.get(run_id(attempt.run_ref, "task_run_id") or UUID(int=0))
 
 
 async def align(nexus: TaskNexus) -> Aligned:
@@ -138,7 +139,7 @@ async def _alive(
     agent was seen just now and no later run of that agent is open, which it could have been seen by.
     """
     present = await asyncio.to_thread(nexus.now)
-    busy = {_id(one, "flow_run_id") for one in await asyncio.to_thread(nexus.runs_going_on, None, 10_000)}
+    busy = {run_id(one.run_ref, "flow_run_id") for one in await asyncio.to_thread(nexus.runs_going_on, None, 10_000)}
     seen = {agent.agent_id: agent.last_seen_at for agent in await asyncio.to_thread(nexus.agents)}
     suspects = [run.id for run in runs.flow_runs.values() if not _is_final(run)]
     began: dict[UUID, Any] = {}
@@ -154,7 +155,7 @@ async def _alive(
     others = await client.read_flow_runs(flow_run_filter=going, limit=BATCH) if suspects else []
 
     def answer(attempt: Attempt) -> bool:
-        flow_run_id = _id(attempt, "flow_run_id")
+        flow_run_id = run_id(attempt.run_ref, "flow_run_id")
         if flow_run_id is None or flow_run_id not in began:
             return False
         if flow_run_id in busy:
@@ -236,12 +237,3 @@ def _is_its_own(run: FlowRun, attempt: Attempt) -> bool:
 
 def _later(other: FlowRun, run: FlowRun) -> bool:
     return other.start_time is not None and run.start_time is not None and other.start_time > run.start_time
-
-
-def _id(attempt: Attempt, name: str) -> UUID | None:
-    """An id of the attempt's run; None where whoever made it is none of Prefect's."""
-    ref = attempt.run_ref
-    try:
-        return UUID(str(ref[name])) if isinstance(ref, dict) and name in ref else None
-    except ValueError:
-        return None

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nexus.cli.output import STATUS_STYLE, counted, flat
+from nexus.spans import span
 from nexus.states import HELD, TaskStatus
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _headline(sight: Sight) -> Text:
 def _swept(sight: Sight) -> str:
     if sight.sweep is None:
         return "never swept"
-    return f"swept {age((sight.at - sight.sweep.finished_at).total_seconds())} ago"
+    return f"swept {span((sight.at - sight.sweep.finished_at).total_seconds())} ago"
 
 
 def _at_work(sight: Sight) -> Iterator[tuple[Text, Text, str, str]]:
@@ -119,11 +120,11 @@ def _at_work(sight: Sight) -> Iterator[tuple[Text, Text, str, str]]:
         if attempt.note:
             what.append(f" · {flat(attempt.note)}", style="dim")
         beat = (sight.at - (attempt.heartbeat_at or attempt.started_at)).total_seconds()
-        yield Text(flat(task.claimed_by)), what, age((sight.at - attempt.started_at).total_seconds()), age(beat)
+        yield Text(flat(task.claimed_by)), what, span((sight.at - attempt.started_at).total_seconds()), span(beat)
     for agent in sight.agents:
         seen = (sight.at - agent.last_seen_at).total_seconds() if agent.last_seen_at else None
         if agent.agent_id not in busy and not agent.live_claims and seen is not None and seen < IDLE_SECONDS:
-            yield Text(flat(agent.agent_id)), Text("idle", style="dim"), "", age(seen)
+            yield Text(flat(agent.agent_id)), Text("idle", style="dim"), "", span(seen)
 
 
 def _agents(lines: Sequence[tuple[Text, Text, str, str]]) -> Table:
@@ -147,7 +148,7 @@ def _stuck(sight: Sight) -> Iterator[Text]:
         more = "+" if len(sight.stalls) == MOST_STALLS else ""
         yield Text(f"{len(sight.stalls)}{more} stalled; the oldest:", style="yellow")
     for stall in sight.stalls[:3]:
-        since = age((sight.at - stall.since).total_seconds())
+        since = span((sight.at - stall.since).total_seconds())
         done = ", ".join(step.step for step in stall.steps) or "nothing done yet"
         words = f"  {flat(stall.task_id)} {stall.kind} {since} ({done}): {flat(stall.why)}"
         yield Text(words, style="yellow", no_wrap=True, overflow="ellipsis")
@@ -186,12 +187,3 @@ def line_of(move: "Move") -> str:
     words.append(f"{move.from_status or '-'} -> {move.to_status or '-'}")
     words += [flat(one) for one in (move.actor, _why(move)) if one]
     return "  ".join(words)
-
-
-def age(seconds: float) -> str:
-    """A time span in its two largest units."""
-    whole = max(0, round(seconds))
-    for unit, size, below, part in (("d", 86_400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // part} {below}"
-    return f"{whole} s"

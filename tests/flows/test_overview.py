@@ -10,7 +10,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from flows import show_board
 from flows.board import working_on
-from flows.overview import BOARD, page, span
+from flows.overview import BOARD, page
 from nexus import NewTask, Overview, RetryPolicy, TaskNexus
 
 from .conftest import MakeNexus, claimed, flow_run_of
@@ -89,11 +89,3 @@ async def test_an_empty_board(nexus: TaskNexus) -> None:
     assert text.startswith("**no tasks**")
     assert "To be looked at" not in text
     assert "█" not in text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0, "0 s"), (59.6, "1 min"), (61, "1 min 1 s"), (3600, "1 h"), (90_000, "1 d 1 h"), (-5, "0 s")],
-)
-def test_lengths_of_time(seconds: float, said: str) -> None:
-    assert span(seconds) == said
