@@ -1,6 +1,5 @@
 """How the run of an attempt ends in Prefect: its colour and its name say what became of the task, its message why."""
 
-from datetime import datetime
 from typing import Any, Final
 
 from prefect.client.schemas.objects import State
@@ -12,7 +11,7 @@ from nexus import AttemptOutcome, TaskStatus
 REFUSED: Final = "Refused"
 """The name of the quiet state of a run that was not given its task."""
 
-WILL_RETRY: Final = "WillRetry"
+AWAITING_RETRY: Final = "AwaitingRetry"
 """The name of the state of an attempt that failed, and whose task is offered again. (Red: the attempt did fail; what is
 called Failed is a dead letter.)"""
 
@@ -22,7 +21,7 @@ def ending(task_id: str, done: Finished) -> State[Any] | None:
 
     Raises what the handler raised, where that made the task a dead letter: its traceback stands in the run's log then.
     """
-    about, said = f"attempt {done.number} at {task_id}", str(done.error) if done.error else ""
+    about, said = f"attempt {done.number} at {task_id}", _said(done)
     match done.outcome:
         case AttemptOutcome.COMPLETED:
             return Completed(message="waits for a reviewer") if done.status == TaskStatus.IN_REVIEW else None
@@ -33,9 +32,15 @@ def ending(task_id: str, done: Finished) -> State[Any] | None:
         case AttemptOutcome.CANCELLED:
             return Cancelled(message=f"{about} ended: the task was cancelled")
     if done.status == TaskStatus.PENDING:
-        return Failed(name=WILL_RETRY, message=f"{said or done.outcome}; offered again {_when(done.available_at)}")
+        return Failed(name=AWAITING_RETRY, message=why_again(done))
     raise done.error or RuntimeError(f"{about} {done.outcome}")
 
 
-def _when(moment: datetime | None) -> str:
-    return f"at {moment:%H:%M:%S} UTC" if moment else "later"
+def why_again(done: Finished) -> str:
+    """Why a task that was attempted is offered again, and when."""
+    when = f"at {done.available_at:%H:%M:%S} UTC" if done.available_at else "later"
+    return f"{_said(done) or done.outcome}; offered again {when}"
+
+
+def _said(done: Finished) -> str:
+    return str(done.error) if done.error else ""

@@ -4,13 +4,15 @@ import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.awaiting import say_why
 from flows.board import board
-from flows.endings import REFUSED, ending
+from flows.endings import REFUSED, ending, why_again
 from flows.forms import AgentId, TaskId
 from flows.handlers import runnable_types
 from flows.observe import (
@@ -45,8 +47,16 @@ class _Execution:
     """What the nexus decided after the last attempt; Prefect obeys."""
     delay_seconds: float = 0.0
     """Until then; the policy's, or what the handler asked for."""
+    why: str = ""
+    """The reason."""
+    saying: asyncio.Task[None] | None = None
+    """Tells Prefect the reason, while the retry is awaited."""
     refused: str = ""
     """Why there was no claim to be had."""
+
+    def say_no_more(self) -> None:
+        if self.saying is not None:
+            self.saying.cancel()
 
 
 _execution: ContextVar[_Execution] = ContextVar("execution")
@@ -86,6 +96,7 @@ async def execute_task(task_id: TaskId, agent_id: AgentId = "prefect") -> bool:
             state = await attempt(task_id, agent_id, return_state=True)  # type: ignore[misc] # as Prefect types it
     finally:
         _execution.reset(token)
+        execution.say_no_more()
     await _show(nexus, task_id)
     if execution.refused:
         return ended_well(False, execution.refused, name=REFUSED)
@@ -111,9 +122,12 @@ async def _show(nexus: TaskNexus, task_id: str) -> None:
 
 
 def _offered_again(execution: _Execution) -> Callable[[Any, Any, Any], bool]:
-    def condition(attempt: Any, _task_run: Any, _state: Any) -> bool:
+    def condition(attempt: Any, task_run: Any, _state: Any) -> bool:
         # `with_options` made this Prefect task for one flow run; the delay is read from it after this question.
         attempt.retry_delay_seconds = execution.delay_seconds
+        if execution.again:
+            due = datetime.now(UTC) + timedelta(seconds=execution.delay_seconds)
+            execution.saying = asyncio.create_task(say_why(task_run.id, execution.why, due))
         return execution.again
 
     return condition
@@ -123,6 +137,7 @@ def _offered_again(execution: _Execution) -> Callable[[Any, Any, Any], bool]:
 async def _attempt(task_id: str, agent_id: str) -> Any:
     execution = _execution.get()
     nexus, execution.again = execution.nexus, False
+    execution.say_no_more()
     try:
         claim = await _claimed(nexus, task_id, agent_id)
     except Refused as refused:
@@ -134,6 +149,7 @@ async def _attempt(task_id: str, agent_id: str) -> Any:
         present = await asyncio.to_thread(nexus.now)
         execution.again = True
         execution.delay_seconds = max(0.0, (done.available_at - present).total_seconds())
+        execution.why = why_again(done)
         if done.error is not None:
             raise done.error
     return ending(task_id, done)

@@ -106,7 +106,7 @@ def test_the_attempts_at_the_retried_task_stand_one_by_one(board: WorkedBoard, l
     assert sorted(name.split(" · ")[1] for name in tried) == ["attempt 1", "attempt 2", "attempt 3"]
     for name, run in tried.items():
         ends_well = " · attempt 3 · " in name
-        assert run["state"]["name"] == ("Completed" if ends_well else "WillRetry")
+        assert run["state"]["name"] == ("Completed" if ends_well else "AwaitingRetry")
         page = look(f"/runs/task-run/{run['id']}", name, picture="" if ends_well else "attempt")
         if not ends_well:
             assert "the sound file is locked by the mixer" in run["state"]["message"]

@@ -114,6 +114,20 @@ async def task_runs_of(state: Any, expected: int) -> dict[str, Any]:
             await asyncio.sleep(0.2)
 
 
+async def task_run_that_says(words: str) -> Any:
+    """The task run whose state says so, waited for."""
+    from prefect import get_client
+
+    deadline = time.monotonic() + 30
+    async with get_client() as client:
+        while True:
+            for run in await client.read_task_runs():
+                if run.state is not None and words in (run.state.message or ""):
+                    return run
+            assert time.monotonic() < deadline, f"no run said {words!r}"
+            await asyncio.sleep(0.2)
+
+
 async def artifact_of(state: Any, key: str) -> Any:
     """The artifact that a flow run left under `key`."""
     from prefect import get_client

@@ -14,7 +14,7 @@ from flows.runner import NoHandler
 from nexus import AttemptOutcome, NewTask, RetryPolicy, Task, TaskNexus, TaskStatus
 from nexus.errors import AgentNotConfirmed, TaskNotFound
 
-from .conftest import ONCE, Handles, MakeNexus, artifact_of, flow_run_of, task_runs_of, until
+from .conftest import ONCE, Handles, MakeNexus, artifact_of, flow_run_of, task_run_that_says, task_runs_of, until
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -105,6 +105,32 @@ async def test_failed_attempts_are_tried_again_in_the_same_task_run(nexus: TaskN
     [task_run] = (await task_runs_of(state, 1)).values()
     assert task_run.run_count == 3
     assert task_run.name == "EP07-T3 · attempt 3 · Agent-2"
+
+
+async def test_while_a_retry_is_awaited_its_run_says_why(nexus: TaskNexus, handles: Handles) -> None:
+    async def flaky(task: Task, context: TaskContext) -> str:
+        if context.attempt_number == 1:
+            raise ValueError(f"no network; the key was {task.payload['api_key']}")
+        return "done"
+
+    handles("summarise", flaky)
+    add(nexus, payload={"api_key": "tr0ub4dor-and-3"}, retry_policy=RetryPolicy(backoff_seconds=5, jitter=0))
+
+    running = asyncio.create_task(execute_task("EP07-T3", "Agent-2", return_state=True))
+
+    waiting = await task_run_that_says("no network")
+    assert waiting.name == "EP07-T3 · attempt 1 · Agent-2"
+    assert waiting.state.name == "AwaitingRetry"
+    assert waiting.state.is_scheduled()
+    due = task_of(nexus).available_at
+    assert due is not None
+    assert waiting.state.message == f"ValueError: no network; the key was ***; offered again at {due:%H:%M:%S} UTC"
+    assert abs(waiting.state.state_details.scheduled_time - due) < timedelta(seconds=1)
+    state = await running
+    assert await state.aresult() is True
+    [task_run] = (await task_runs_of(state, 1)).values()
+    assert task_run.state.is_completed()
+    assert task_run.run_count == 2
 
 
 async def test_a_dead_letter_is_red_and_says_why(nexus: TaskNexus, handles: Handles) -> None:

@@ -156,7 +156,7 @@ async def test_the_state_of_a_run_says_what_became_of_its_attempt(nexus: TaskNex
 
     seen = {name.removesuffix(" · Agent-2"): run.state for name, run in (await task_runs_of(state, 8)).items()}
     assert {name: (one.type, one.name) for name, one in seen.items()} == {
-        "again · attempt 1": ("FAILED", "WillRetry"),
+        "again · attempt 1": ("FAILED", "AwaitingRetry"),
         "again · attempt 2": ("COMPLETED", "Completed"),
         "cancelled · attempt 1": ("CANCELLED", "Cancelled"),
         "blocked · attempt 1": ("CANCELLED", "Cancelled"),
