@@ -8,7 +8,7 @@ from prefect import flow
 from flows.board import board
 from flows.forms import Agents, Concurrency, EpisodeId, Lease
 from flows.handlers import runnable_types
-from flows.observe import artifact_key, ended_well, run_log, show_markdown, showing_progress, tag_flow_run
+from flows.observe import artifact_key, ended_well, run_log, show_markdown, showing_progress, tag_flow_run, tags_of
 from flows.relay import relaying
 from flows.reports import EpisodeReport
 from flows.shift import Shift
@@ -45,7 +45,7 @@ async def run_episode(
     # A sub-flow per agent would read as well, but takes the server about two seconds each, and on SQLite now and then
     # a minute.
     nexus = board()
-    await tag_flow_run(episode_id=episode_id)
+    await tag_flow_run(tags_of(episode_id=episode_id))
     started_at = await asyncio.to_thread(nexus.now)
     types = runnable_types(nexus.settings)
     agents = list(dict.fromkeys(agents))

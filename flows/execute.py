@@ -17,14 +17,14 @@ from flows.forms import AgentId, TaskId
 from flows.handlers import runnable_types
 from flows.observe import (
     artifact_key,
-    attempt_name,
     ended_as,
     ended_well,
-    name_task_run,
+    label_attempt,
     run_log,
     run_ref,
     show_markdown,
     tag_flow_run,
+    tags_of,
 )
 from flows.relay import relaying
 from flows.reports import task_page
@@ -79,7 +79,7 @@ async def execute_task(task_id: TaskId, agent_id: AgentId = "prefect") -> bool:
     """
     nexus = board()
     found = await asyncio.to_thread(nexus.get_task_by_id, task_id)
-    await tag_flow_run(agent_id, *((found.episode_id, found.task_type) if found else ()))
+    await tag_flow_run(tags_of(agent_id, *((found.episode_id, found.task_type) if found else ())))
     await asyncio.to_thread(nexus.confirm_agent, agent_id)
     if found is None:
         raise TaskNotFound(task_id)
@@ -143,7 +143,7 @@ async def _attempt(task_id: str, agent_id: str) -> Any:
     except Refused as refused:
         execution.refused = str(refused)
         return ended_well(None, execution.refused, name=REFUSED)
-    name_task_run(attempt_name(task_id, claim.task.attempt_count + 1, agent_id))
+    label_attempt(claim)
     done = await run_attempt(nexus, claim, run_ref=run_ref(), log=run_log())
     if done.status == TaskStatus.PENDING and done.available_at is not None:
         present = await asyncio.to_thread(nexus.now)

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -15,12 +15,13 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifa
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 from prefect.client.schemas.objects import State
-from prefect.context import TaskRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from flows.board import board
+from nexus import Claim
 from nexus.masking import mask_of
 
 T = TypeVar("T")
@@ -29,32 +30,33 @@ TAG = "nexus"
 """On every flow run of ours; what `deployments.reap` looks for."""
 
 
-def attempt_name(task_id: str, number: int, agent_id: str) -> str:
-    """The name of the run that makes an attempt."""
-    return f"{task_id} · attempt {number} · {agent_id}"
+def attempt_name(claim: Claim) -> str:
+    """The name of the run that makes the attempt of a claim: whose attempt at what."""
+    return f"{claim.task_id} · attempt {claim.task.attempt_count + 1} · {claim.agent_id}"
 
 
 logger = logging.getLogger("nexus.flows")
 
 
-async def tag_flow_run(
-    agent_id: str | None = None, episode_id: str | None = None, task_type: str | None = None
-) -> None:
-    """Tag the flow run around the caller, for the UI's filters. Never fails the work.
-
-    Task runs get no tags: each new set costs Prefect a concurrency check of its own, 0.1 s on an idle machine and
-    two on a busy one, before the first attempt under it begins. Their names say whose they are.
-    """
+def tags_of(agent_id: str | None = None, episode_id: str | None = None, task_type: str | None = None) -> set[str]:
+    """By what the UI's filters find a run."""
     named = {"agent": agent_id, "episode": episode_id, "type": task_type}
-    few = {TAG, *(f"{kind}:{name}" for kind, name in named.items() if name)}
-    known = set(runtime.flow_run.tags or ())
-    if runtime.flow_run.id is None or few <= known:
+    return {TAG, *(f"{kind}:{name}" for kind, name in named.items() if name)}
+
+
+async def tag_flow_run(tags: Set[str]) -> None:
+    """Tag the flow run around the caller, beside what it is tagged with. Never fails the work."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or tags <= set(context.flow_run.tags):
         return
+    together = sorted({*tags, *context.flow_run.tags})
     try:
         async with get_client() as client:
-            await client.update_flow_run(UUID(runtime.flow_run.id), tags=sorted(known | few))
+            await client.update_flow_run(context.flow_run.id, tags=together)
     except Exception as error:
         run_log().warning("no tags on this run: %s", error)
+    else:
+        context.flow_run.tags = together
 
 
 def run_ref() -> dict[str, Any]:
@@ -89,11 +91,17 @@ def ended_as(state: State[Any]) -> Any:
     return State(type=state.type, name=state.name, message=state.message)
 
 
-def name_task_run(name: str) -> None:
-    """Call the task run around the caller so from its next state on: a run that is retried makes many attempts."""
-    context = TaskRunContext.get()
+def label_attempt(claim: Claim) -> None:
+    """Name and tag the task run around the caller, as it is shown from its next state on.
+
+    The name, because a run that is retried makes many attempts. The tags only now: with those that a run begins with
+    Prefect looks for a limit to them first, which costs the first attempt under each new set of tags 0.1 s on an idle
+    machine and two on a busy one.
+    """
+    context, task = TaskRunContext.get(), claim.task
     if context is not None:
-        context.task_run.name = name
+        context.task_run.name = attempt_name(claim)
+        context.task_run.tags = sorted(tags_of(claim.agent_id, task.episode_id, task.task_type))
 
 
 def artifact_key(*parts: str) -> str:

@@ -10,7 +10,7 @@ from prefect import flow
 
 from flows.board import board
 from flows.forms import Window
-from flows.observe import ended_well, show_standing, tag_flow_run
+from flows.observe import ended_well, show_standing, tag_flow_run, tags_of
 from flows.patience import patiently
 from flows.reports import cell
 from nexus import AttemptOutcome, Overview, TaskStatus
@@ -37,7 +37,7 @@ async def show_board(window_seconds: Window = None) -> Overview:
 
     Raises `DatabaseUnavailable` where the database stays away.
     """
-    await tag_flow_run()
+    await tag_flow_run(tags_of())
     nexus = board()
     window = window_seconds or nexus.settings.board.window_seconds
     seen = await patiently(lambda: nexus.overview(window))

@@ -4,7 +4,7 @@ from prefect import flow
 
 from flows.board import board
 from flows.forms import DryRun, Kept
-from flows.observe import ended_well, run_log, show_markdown, tag_flow_run
+from flows.observe import ended_well, run_log, show_markdown, tag_flow_run, tags_of
 from flows.patience import patiently
 from nexus import PruneReport, Retention
 from nexus.retention import ORDER
@@ -23,7 +23,7 @@ async def prune_finished_tasks(retention: Kept = None, dry_run: DryRun = False) 
 
     Raises `DatabaseUnavailable` where the database stays away.
     """
-    await tag_flow_run()
+    await tag_flow_run(tags_of())
     nexus = board()
     bounds = retention or nexus.settings.retention
     report = await patiently(lambda: nexus.prune(bounds, dry_run=dry_run))

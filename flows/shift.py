@@ -24,11 +24,13 @@ from flows.observe import (
     artifact_key,
     attempt_name,
     ended_well,
+    label_attempt,
     run_log,
     run_ref,
     show_markdown,
     showing_progress,
     tag_flow_run,
+    tags_of,
 )
 from flows.relay import relaying
 from flows.reports import AttemptReport, ShiftReport
@@ -51,6 +53,9 @@ LINGER_SECONDS = 0.02
 
 LINGER_TO_BEGIN_SECONDS = 0.002
 """The same of an attempt that is about to begin: somebody's hand waits for it."""
+
+TAGS_AT_MOST = 50
+"""On the run of a shift: one that works on more types and episodes is found by its agent, or by its attempts."""
 
 AHEAD_AT_MOST = 200
 """Claims ahead, however fast the work goes."""
@@ -91,7 +96,7 @@ async def process_agent_tasks(
     """
     nexus = board()
     types = runnable_types(nexus.settings)
-    await tag_flow_run(agent_id=agent_id, episode_id=episode_id)
+    await tag_flow_run(tags_of(agent_id, episode_id))
     await asyncio.to_thread(nexus.confirm_agent, agent_id, task_types=types)
     wanted = types & {task_type} if task_type else types
     shift = Shift(
@@ -110,6 +115,7 @@ async def process_agent_tasks(
             showing_progress(shift.progress, artifact_key("nexus-progress", agent_id)),
         ):
             report = await shift.work(wait=mode == "wait", beside=beside)
+    await tag_flow_run(shift.tags)
     if report.attempts:
         key = artifact_key("nexus-shift", agent_id)
         await show_markdown(key, report.markdown(), f"What {agent_id} did in its last shift")
@@ -151,6 +157,8 @@ class Shift:
     """Of the shift itself, for all that it begins."""
     log: Log = field(init=False)
     run: dict[str, Any] = field(init=False)
+    tags: set[str] = field(default_factory=set)
+    """What it is found by: the types and the episodes of what it claimed."""
     ended: int = 0
     """Handlers that have ended."""
     asked: tuple[float, int] = (0.0, 0)
@@ -206,7 +214,8 @@ class Shift:
         return await self._report(started_at)
 
     async def progress(self) -> float:
-        """How much of its work is done, in percent, as far as it can know how much there is."""
+        """How much of its work is done, in percent, as far as it can know how much there is; and what it works on."""
+        await tag_flow_run(self.tags)
         if self.max_tasks is not None:
             return 100 * len(self.done) / self.max_tasks
         counted = await asyncio.to_thread(self.nexus.stats, self.episode_id)
@@ -243,6 +252,9 @@ class Shift:
             **begun,
         )
         self.claimed += len(claims)
+        for claim in claims:
+            if len(self.tags) < TAGS_AT_MOST:
+                self.tags |= tags_of(None, claim.task.episode_id, claim.task.task_type)
         self.unbegun |= {_key(claim): claim for claim in claims}
         self.ahead.extend((claim, time.monotonic()) for claim in claims)
         await asyncio.sleep(0)  # where it was stopped while it claimed: nothing is begun then
@@ -343,10 +355,6 @@ class _Work:
     finished: Finished | None = None
     is_free: bool = False
 
-    def name(self) -> str:
-        """Whose attempt at what."""
-        return attempt_name(self.claim.task_id, self.claim.task.attempt_count + 1, self.claim.agent_id)
-
     def free(self) -> None:
         """The hand is free; said once."""
         if not self.is_free:
@@ -374,9 +382,10 @@ class _Work:
 _work: ContextVar[_Work] = ContextVar("work")
 
 
-@task(name="attempt", task_run_name=lambda: _work.get().name(), cache_policy=NO_CACHE)
+@task(name="attempt", task_run_name=lambda: attempt_name(_work.get().claim), cache_policy=NO_CACHE)
 async def _attempt() -> Any:
     work = _work.get()
+    label_attempt(work.claim)
     await work.do(run_ref())
     assert work.finished is not None
     state = ending(work.claim.task_id, work.finished)

@@ -8,7 +8,7 @@ from prefect.events import emit_event
 from flows.board import board
 from flows.forms import Monitoring
 from flows.notify import deliver
-from flows.observe import ended_well, run_log, show_markdown, tag_flow_run
+from flows.observe import ended_well, run_log, show_markdown, tag_flow_run, tags_of
 from flows.patience import patiently
 from flows.relay import relaying
 from flows.reports import cell
@@ -40,7 +40,7 @@ async def sweep_stalled_tasks(config: Monitoring = None) -> SweepReport:
 
     Raises `DatabaseUnavailable` where the database stays away.
     """
-    await tag_flow_run()
+    await tag_flow_run(tags_of())
     nexus = board()
     async with relaying(nexus):
         report = await patiently(lambda: _sweep(config))

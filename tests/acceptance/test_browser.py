@@ -135,6 +135,12 @@ def test_the_runs_of_an_agent_are_found_by_its_tag(look: Look) -> None:
     assert page.get_by_text("Agent-2 · shift").count() == 0
 
 
+def test_runs_are_found_by_what_they_worked_on(look: Look) -> None:
+    look("/runs?tags=type:command", "Agent-1 · shift", "Agent-2 · shift", f"{ALONE} · Agent-4")
+    page = look("/runs?tab=task-runs&tags=type:command", f"{RETRIED} · attempt 3")
+    assert "type:command" in page.inner_text("body"), "the runs themselves are tagged"
+
+
 def test_the_deployments_and_the_form_of_a_shift(board: WorkedBoard, look: Look) -> None:
     flows = ("process-agent-tasks", "execute-task", "run-episode", "sweep-stalled-tasks", "show-board")
     look("/deployments", *flows)

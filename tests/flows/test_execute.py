@@ -53,6 +53,7 @@ async def test_a_task_is_executed(nexus: TaskNexus, handles: Handles) -> None:
     assert {"nexus", "agent:Agent-2", "type:summarise", "episode:EP07"} <= set(run.tags)
     assert run.state.is_completed()
     assert task_run.name == "EP07-T3 · attempt 1 · Agent-2"
+    assert {"agent:Agent-2", "type:summarise", "episode:EP07"} <= set(task_run.tags)
 
 
 async def test_the_runs_page_leads_back_to_the_task(nexus: TaskNexus, handles: Handles) -> None:

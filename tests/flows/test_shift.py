@@ -62,7 +62,7 @@ async def test_what_a_person_sees_of_it(nexus: TaskNexus, handles: Handles) -> N
 
     run = await flow_run_of(state)
     assert run.name == "Agent-2 · shift"
-    assert {"nexus", "agent:Agent-2"} <= set(run.tags)
+    assert {"nexus", "agent:Agent-2", "type:summarise"} <= set(run.tags)
     assert run.state.is_completed()
     assert run.state.message == "1 completed, 1 failed, 1 dead letters"
     seen = await task_runs_of(state, 2)
@@ -72,7 +72,7 @@ async def test_what_a_person_sees_of_it(nexus: TaskNexus, handles: Handles) -> N
     }
     failed = seen["T-2 · attempt 1 · Agent-2"]
     assert "the page is gone" in failed.state.message
-    assert failed.tags == [], "each new set of tags costs its first attempt time"
+    assert set(failed.tags) == {"nexus", "agent:Agent-2", "type:summarise"}
     [attempt] = nexus.attempts("T-2")
     assert attempt.run_ref == {"flow_run_id": str(run.id), "task_run_id": str(failed.id), "run_count": 1}
     assert (await artifact_of(state, "nexus-progress-agent-2")).data == 100
