@@ -25,8 +25,12 @@ LAG = timedelta(seconds=1.5)
 SHIFT = """
 import asyncio
 from flows import process_agent_tasks
-print("ended", asyncio.run(process_agent_tasks("Agent-1", concurrency=2)).summary())
+print("ended", asyncio.run(process_agent_tasks("Agent-1", concurrency=2, mode="wait", max_tasks=40)).summary())
 """
+
+
+def task(number: int) -> NewTask:
+    return NewTask(task_id=f"T-{number:02}", task_type="command", payload={"argv": ["sleep", "0.3"]})
 
 
 @pytest.fixture
@@ -56,12 +60,7 @@ def test_the_server_is_unplugged_in_the_middle_of_a_shift(
         "NEXUS_COMMAND__ALLOWED_PROGRAMS": '["sleep"]',
     }
     with TaskNexus(settings=settings) as nexus:
-        nexus.add_tasks(
-            [
-                NewTask(task_id=f"T-{n:02}", task_type="command", payload={"argv": ["sleep", "0.3"]})
-                for n in range(TASKS)
-            ]
-        )
+        nexus.add_tasks([task(n) for n in range(TASKS - 15)])
         shift = Command(SHIFT, env=env, cwd=tmp_path)
         try:
 
@@ -74,8 +73,9 @@ def test_the_server_is_unplugged_in_the_middle_of_a_shift(
             server.process.signal(signal.SIGKILL, group=True)
             server.process.wait(10)
             unplugged = done()
-            wait_until(lambda: done() >= unplugged + 15, lambda: f"{unplugged} before, {done()} now: {shift.lines}")
+            wait_until(lambda: done() >= unplugged + 10, lambda: f"{unplugged} before, {done()} now: {shift.lines}")
             server.restart(lambda _: None, lambda: None)
+            nexus.add_tasks([task(n) for n in range(TASKS - 15, TASKS)])
             shift.says(f"ended {TASKS} completed", 120)
         finally:
             shift.close()
