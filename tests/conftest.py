@@ -13,7 +13,11 @@ for _name in list(os.environ):
     if _name.startswith(("NEXUS_", "PREFECT_")) and not _name.startswith("NEXUS_TEST_"):
         del os.environ[_name]
 
+import fcntl
 import shutil
+import sqlite3
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -153,6 +157,42 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("template") / "board.db"
     TaskNexus(f"sqlite:///{path}", settings=NexusSettings()).close()
     return path
+
+
+@pytest.fixture(scope="session")
+def prefect_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of Prefect's server as its first start leaves it, migrated; made once for all test processes.
+
+    The migrations are more than half of what a first start costs. `nexus up` and the quickstart are tested without it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    home = shared / "prefect-template"
+    made = home / "made.db"
+    with (shared / "prefect-template.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            upgrade = [sys.executable, "-P", "-m", "prefect", "server", "database", "upgrade", "-y"]
+            env = {**os.environ, "HOME": str(home), "PREFECT_HOME": str(home), "DO_NOT_TRACK": "1"}
+            upgraded = subprocess.run(upgrade, env=env, cwd=shared, capture_output=True, text=True, check=False)
+            assert upgraded.returncode == 0, upgraded.stdout + upgraded.stderr
+            with sqlite3.connect(home / "prefect.db") as database:
+                database.execute("VACUUM INTO ?", [str(home / "draft.db")])
+            database.close()
+            (home / "draft.db").replace(made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def prefect_begun(prefect_template: Path) -> Callable[[Path], None]:
+    """`prefect_begun(home)`: Prefect's server was started in this home of a board before."""
+
+    def begin(home: Path) -> None:
+        (home / "prefect").mkdir(parents=True)
+        shutil.copy(prefect_template, home / "prefect" / "prefect.db")
+
+    return begin
 
 
 @pytest.fixture
