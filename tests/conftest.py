@@ -24,6 +24,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from hypothesis import settings as hypothesis_settings
@@ -201,13 +202,30 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
     return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'board.db')}"
 
 
+MARKED = """
+    SELECT count(*) FROM pg_class
+    WHERE relname = ANY(%s) AND (reltuples > 0 OR relpages > 0 OR pg_relation_size(oid) > 10 * 8192)
+"""
+"""How many of these tables a planner can tell from new ones: up to ten pages, not analyzed, are the same to it."""
+
+
 @pytest.fixture
 def postgres_url(postgres_template: str) -> str:
-    """An empty, migrated board on PostgreSQL."""
-    tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
-    with _administration(postgres_template) as connection:
-        connection.exec_driver_sql("SET lock_timeout = '5s'")
-        connection.exec_driver_sql(f"TRUNCATE {tables} RESTART IDENTITY")
+    """An empty, migrated board on PostgreSQL. Deleting a few rows is ten times cheaper than to truncate the tables."""
+    tables = [table.name for table in reversed(Base.metadata.sorted_tables)]
+    names = ", ".join(tables)
+    url = sa.make_url(postgres_template).set(drivername="postgresql")
+    with psycopg.connect(url.render_as_string(hide_password=False)) as connection:
+        connection.execute("SET lock_timeout = '5s'")
+        connection.execute(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
+        if connection.execute(MARKED, [tables]).fetchone() != (0,):
+            connection.execute(f"TRUNCATE {names} RESTART IDENTITY")
+        else:
+            connection.execute("; ".join(f"DELETE FROM {table}" for table in tables))
+            connection.execute(
+                "SELECT setval(format('%I.%I', schemaname, sequencename)::regclass, start_value, false) "
+                "FROM pg_sequences WHERE last_value IS NOT NULL"
+            )
     return postgres_template
 
 
