@@ -103,16 +103,26 @@ class ProcessRef:
             if not member.wait(max(0.0, deadline - time.monotonic()), hurry):
                 member.signal(signal.SIGKILL)
 
+    def group_values(self, name: str) -> set[str] | None:
+        """What an environment variable says to the members of the group that it leads; None where there is no /proc."""
+        if not _PROC:
+            return None
+        return {value for member in _group(self.pid) if (value := _environment(member.pid).get(name)) is not None}
+
 
 def environment_holds(variable: str) -> Callable[[int], bool]:
     """Whether a process was started with this `NAME=value`."""
 
-    def holds(pid: int) -> bool:
-        with suppress(OSError):
-            return variable.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        return False
+    name, _, value = variable.partition("=")
+    return lambda pid: _environment(pid).get(name) == value
 
-    return holds
+
+def _environment(pid: int) -> dict[str, str]:
+    """What a process was started with; empty where it is gone, or somebody else's."""
+    with suppress(OSError):
+        lines = os.fsdecode(Path(f"/proc/{pid}/environ").read_bytes()).split("\0")
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+    return {}
 
 
 def spawn(

@@ -5,6 +5,7 @@ of its deployment: every later sweep is cancelled for minutes. Only for runs who
 whether the work itself is lost is for the lease in the nexus to say.
 """
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -19,6 +20,25 @@ LATE: Final = timedelta(seconds=30)
 """Later than this, nobody is about to run it: a runner asks every other second."""
 
 
+@dataclass(frozen=True)
+class Spared:
+    """What is not to be closed with the runs of a dead runner, because another runner lives."""
+
+    since: datetime
+    """What came to its state later than this was begun by somebody who lived."""
+    runs: frozenset[str]
+    """The ids of the runs whose processes live."""
+    submitted: bool
+    """Whether somebody who lives may be about to begin what is Pending."""
+
+    def spares(self, run: Any) -> bool:
+        from prefect.client.schemas.objects import StateType
+
+        if str(run.id) in self.runs or (self.submitted and run.state_type == StateType.PENDING):
+            return True
+        return run.state is not None and bool(run.state.timestamp > self.since)
+
+
 async def close_earlier_life(*, alone: bool) -> list[str]:
     """Closes, at the start, what was cut off; one line for each.
 
@@ -27,7 +47,9 @@ async def close_earlier_life(*, alone: bool) -> list[str]:
     return await close_abandoned("The process that executed this run was killed.", deployed_only=not alone)
 
 
-async def close_abandoned(message: str, *, deployed_only: bool = False, batch: int = BATCH) -> list[str]:
+async def close_abandoned(
+    message: str, *, deployed_only: bool = False, spared: Spared | None = None, batch: int = BATCH
+) -> list[str]:
     """Sets every open run of ours to Crashed, or Cancelled where that was wanted; one line for each.
 
     `deployed_only`: only what a runner executed; runs that somebody's own process may be executing stay.
@@ -40,9 +62,12 @@ async def close_abandoned(message: str, *, deployed_only: bool = False, batch: i
     stuck = 0
     async with get_client() as client:
         filters = _open_runs(deployed_only=deployed_only)
-        # What is closed leaves the filter, so the next page begins after what could not be closed.
+        # What is closed leaves the filter, so the next page begins after what was not closed.
         while runs := await client.read_flow_runs(flow_run_filter=filters, limit=batch, offset=stuck):
             for run in runs:
+                if spared is not None and spared.spares(run):
+                    stuck += 1
+                    continue
                 state: Any = Cancelled if run.state_type == StateType.CANCELLING else Crashed
                 # force: the rules that could refuse are for processes that are alive; slots are given back.
                 await client.set_flow_run_state(run.id, state(message=message), force=True)

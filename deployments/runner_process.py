@@ -57,6 +57,10 @@ class RunnerProcess:
     def alive(self) -> bool:
         return self.process.alive()
 
+    def runs(self) -> set[str] | None:
+        """The ids of the flow runs that its processes execute; None where processes cannot be told apart."""
+        return self.process.group_values("PREFECT__FLOW_RUN_ID")
+
     def drain(self) -> None:
         """Takes no more runs, finishes those it has, then ends: nothing that is being worked on is lost."""
         if self.ready:

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from deployments.catalog import EPISODE, EXECUTE, PAGE, SHIFT, SWEEP
@@ -18,6 +19,7 @@ from deployments.metrics import exporting
 from deployments.prefect_server import Api, Say, healthy, prefect_server, unreachable
 from deployments.prefect_ui import of_api
 from deployments.processes import FileLock
+from deployments.reap import Spared
 from deployments.runner_process import RunnerProcess, end_leftover
 from deployments.stopping import Stop, Stopped, stop_signals
 from nexus import NexusSettings, TaskNexus
@@ -101,6 +103,10 @@ class _Service:
         self.announced = False
         self.sweep_expected_by: float | None = None
         self.missed = 0
+        self.died: datetime | None = None
+        """When a runner was found dead whose runs are not yet closed in Prefect."""
+        self.died_alone = True
+        """Whether no other runner lived then, which may have been about to begin what is Pending."""
 
     def clear(self) -> None:
         """Closes what an earlier life left open: a sweep believed to run keeps every other from running."""
@@ -122,9 +128,15 @@ class _Service:
             self._watch_server()
             self._watch_runner()
             if time.monotonic() - checked >= _CHECK_SECONDS:
-                self._watch_api()
-                self._watch_schedule()
+                self._check()
                 checked = time.monotonic()
+
+    def _check(self) -> None:
+        """What is looked at less often: it asks Prefect."""
+        self._watch_api()
+        self._watch_schedule()
+        if not self.missed:
+            self._close_left()
 
     def shut_down(self) -> None:
         """The runner with its runs first, then what these left open; the server goes last, by itself."""
@@ -154,8 +166,11 @@ class _Service:
     def _watch_runner(self) -> None:
         """Tells once the deployments are there; starts a new runner if it died."""
         for runner in [runner for runner in self.draining if not runner.alive()]:
-            runner.close()
+            # It may have been killed: what it still ran outlives it, and Prefect believes that it runs.
+            self._bury(runner)
             self.draining.remove(runner)
+            if not self.missed:
+                self._close_left()
         assert self.runner is not None
         if self.runner.alive():
             if self.runner.registered() and not self.announced:
@@ -166,9 +181,8 @@ class _Service:
             if self._dies_too_often():
                 raise RunnerFailed(f"died {_RESTARTS} times within a minute", self.runner.log)
             self.say("the runner died and is started again; the runs that it left are ended")
-            self.runner.bury(self.stop.hurry)
-            if not self.draining:
-                self._close("The process that executed this run died.")
+            self._bury(self.runner)
+            self._close_left()
             self._start_runner()
 
     def _watch_api(self) -> None:
@@ -219,13 +233,36 @@ class _Service:
         self.deaths.append(time.monotonic())
         return len(self.deaths) > _RESTARTS and self.deaths[-1] - self.deaths[0] < _RESTART_WINDOW
 
-    def _close(self, message: str) -> None:
-        """Closes the runs of runners that are gone; on a server of our own every runner is ours."""
+    def _bury(self, runner: RunnerProcess) -> None:
+        """Ends what a dead runner left, and notes that its runs are to be closed."""
+        runner.bury(self.stop.hurry)
+        self.died_alone = (self.died is None or self.died_alone) and not self._living()
+        self.died = datetime.now(UTC)
+
+    def _living(self) -> list[RunnerProcess]:
+        return [runner for runner in (self.runner, *self.draining) if runner and runner.alive()]
+
+    def _close_left(self) -> None:
+        """Closes what runners were executing that have died; once more later where the API could not be asked."""
+        if self.died is None:
+            return
+        held = [runner.runs() for runner in self._living()]
+        if None in held:
+            return  # where processes cannot be told apart it waits for the others' end
+        spared = Spared(since=self.died, runs=frozenset().union(*filter(None, held)), submitted=not self.died_alone)
+        if self._close("The process that executed this run died.", spared):
+            self.died = None
+
+    def _close(self, message: str, spared: Spared | None = None) -> bool:
+        """Closes the runs of runners that are gone; on a server of our own every runner is ours. Whether it could."""
         from deployments.reap import close_abandoned
 
-        if self.api.server is not None:
-            for line in self._ask(close_abandoned(message, deployed_only=True)) or ():
-                self.say(f"closed: {line}")
+        if self.api.server is None:
+            return True
+        closed = self._ask(close_abandoned(message, deployed_only=True, spared=spared))
+        for line in closed or ():
+            self.say(f"closed: {line}")
+        return closed is not None
 
     def _ask(self, question: Coroutine[Any, Any, Any]) -> Any:
         """Asks the API; None where that fails, since no question of ours is worth ending the service."""

@@ -136,3 +136,9 @@ def place(elsewhere: Path) -> Iterator[Place]:
     place = Place(directory)
     yield place
     place.close()
+
+
+@pytest.fixture
+def served_before(place: Place, prefect_begun: Callable[[Path], None]) -> None:
+    """The place's Prefect server has been started before."""
+    prefect_begun(place.home)

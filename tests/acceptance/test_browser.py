@@ -33,8 +33,10 @@ VISITS = 6
 
 
 @pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkedBoard]:
-    with worked_board(tmp_path_factory.mktemp("worked")) as board:
+def board(tmp_path_factory: pytest.TempPathFactory, prefect_begun: Callable[[Path], None]) -> Iterator[WorkedBoard]:
+    directory = tmp_path_factory.mktemp("worked")
+    prefect_begun(directory / ".nexus")
+    with worked_board(directory) as board:
         yield board
 
 

@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from .conftest import Place, Running, wait_until
 
 ALLOWED = {"NEXUS_COMMAND__ALLOWED_PROGRAMS": '["sh"]'}
@@ -42,6 +44,7 @@ def lives(pid: int) -> bool:
     return False
 
 
+@pytest.mark.usefixtures("served_before")
 def test_a_run_that_is_stopped_three_times(place: Place) -> None:
     place.write_board("board.json", BOARD)
     attempts = []

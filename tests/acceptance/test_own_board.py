@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from .conftest import Place
 
 ALLOWED = {"NEXUS_COMMAND__ALLOWED_PROGRAMS": '["sh"]'}
@@ -32,6 +34,7 @@ def as_lines(tasks: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(one) + "\n" for one in tasks)
 
 
+@pytest.mark.usefixtures("served_before")
 def test_a_board_with_everything_that_can_become_of_a_task(place: Place) -> None:
     (place.directory / "board.jsonl").write_text(as_lines(BOARD))
     run = place.run("board.jsonl", **ALLOWED)
@@ -87,6 +90,7 @@ def test_a_board_with_everything_that_can_become_of_a_task(place: Place) -> None
     assert sorted(report["left"]) == ["after-broken", "after-that", "http", "outside"]
 
 
+@pytest.mark.usefixtures("served_before")
 def test_a_board_that_works_is_exit_code_0(place: Place) -> None:
     (place.directory / "board.yaml").write_text("tasks:\n  - {task_id: A, task_type: echo, payload: {n: 1}}\n")
     run = place.run("board.yaml")

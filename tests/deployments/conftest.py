@@ -1,6 +1,7 @@
 """Commands that end with their test, and those that are called in it; a Prefect server for the tests of one file."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,9 +28,10 @@ def start() -> Iterator[Callable[..., Command]]:
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(tmp_path_factory: pytest.TempPathFactory, prefect_begun: Callable[[Path], None]) -> Iterator[str]:
     """The API of a Prefect server of our own."""
     home = tmp_path_factory.mktemp("server")
+    prefect_begun(home)
     server = OwnServer(NexusSettings.load(home=home, service={"port": free_port("127.0.0.1")}))
     server.enter(lambda _: None, lambda: None)
     yield server.url

@@ -26,8 +26,9 @@ SHIP = "ship/prod"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, prefect_begun: Callable[[Path], None]) -> Iterator[OwnServer]:
     home = tmp_path_factory.mktemp("automations")
+    prefect_begun(home)
     server = OwnServer(NexusSettings.load(home=home, service={"port": free_port("127.0.0.1")}))
     server.enter(lambda _: None, lambda: None)
     yield server

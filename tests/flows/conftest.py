@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -77,7 +79,7 @@ async def until(fact: Callable[[], object], seconds: float = 30) -> None:
 
 
 @pytest.fixture(scope="session")
-def prefect_api() -> Iterator[str]:
+def prefect_api(prefect_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One Prefect server for all tests of flows; its address. Tuned as ours are, so that it keeps up."""
     from prefect import settings
     from prefect.testing.utilities import prefect_test_harness
@@ -86,7 +88,12 @@ def prefect_api() -> Iterator[str]:
 
     ours = server_environment(NexusSettings(), "").items()
     tuned = {getattr(settings, name): value for name, value in ours if name.startswith("PREFECT_SERVER_SERVICES_")}
-    with settings.temporary_settings(updates=tuned), prefect_test_harness(server_startup_timeout=180):
+    folder = tmp_path_factory.mktemp("prefect")
+    shutil.copy(prefect_template, folder / "prefect-test.db")  # as the harness calls it
+    with ExitStack() as stack:
+        stack.enter_context(settings.temporary_settings(updates=tuned))
+        with patch("prefect.testing.utilities.mkdtemp", lambda: str(folder)):
+            stack.enter_context(prefect_test_harness(server_startup_timeout=180))
         yield str(settings.get_current_settings().api.url)
 
 

@@ -1,6 +1,6 @@
 """What a fleet needs in order to suffer: a board, a Prefect server and a PostgreSQL server that may be killed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,8 +26,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def prefect(home: Path) -> Iterator[OwnServer]:
+def prefect(home: Path, prefect_begun: Callable[[Path], None]) -> Iterator[OwnServer]:
     """A Prefect server, tuned as ours are, which may be killed and started again where it was."""
+    prefect_begun(home / "board")
     settings = NexusSettings(home=home / "board", service={"port": free_port("127.0.0.1")})
     server = OwnServer(settings)
     server.enter(lambda _: None, lambda: None)
