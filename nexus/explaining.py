@@ -42,7 +42,7 @@ def reasons(tx: Tx, task_id: str, terms: Terms, *, agent_id: str | None = None) 
     if row is None:
         raise TaskNotFound(task_id)
     if not row.meets_status:
-        return [_not_pending(row)]
+        return [_not_pending(row, tx.present())]
     found: list[Reason] = []
     if not row.meets_dependency:
         found += _dependencies(tx, row)
@@ -53,14 +53,16 @@ def reasons(tx: Tx, task_id: str, terms: Terms, *, agent_id: str | None = None) 
     return found + _agents(tx, row, terms, agent_id)
 
 
-def _not_pending(row: Row) -> Reason:
+def _not_pending(row: Row, present: datetime) -> Reason:
     status = TaskStatus(row.status)
     why = f": {row.reason}" if row.reason else ""
     details = {"status": str(status), "reason": row.reason}
     if status in HELD:
         beat = row.heartbeat_at if status == TaskStatus.IN_PROGRESS else None
         last = f", last heartbeat {_at(beat)}" if beat else ""
-        message = f"{row.claimed_by} holds it (claim {row.claim_no}) until {_at(row.lease_expires_at)}{last}"
+        over = row.lease_expires_at <= present
+        holds, then = ("held", "; that is over, and the next sweep gives it to others") if over else ("holds", "")
+        message = f"{row.claimed_by} {holds} it (claim {row.claim_no}) until {_at(row.lease_expires_at)}{last}{then}"
         lease = {
             "agent_id": row.claimed_by,
             "claim_no": row.claim_no,

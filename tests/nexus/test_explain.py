@@ -216,6 +216,22 @@ def test_what_the_last_sweep_found(nexus: TaskNexus, clock: Any) -> None:
     assert nexus.explain("T1") == [], "never alone: an empty list means that it can be claimed"
 
 
+def test_a_lease_that_is_over(nexus: TaskNexus, clock: Any) -> None:
+    nexus.add_task({"task_id": "T1"})
+    nexus.claim_task("T1", "Ada", lease_seconds=60)
+    [held] = nexus.explain("T1")
+    assert held.message == "Ada holds it (claim 1) until 2030-06-01 12:01:00 UTC"
+    clock.advance(60)
+    [over] = nexus.explain("T1")
+    assert over.code == "held"
+    assert over.message == (
+        "Ada held it (claim 1) until 2030-06-01 12:01:00 UTC; that is over, and the next sweep gives it to others"
+    )
+    nexus.sweep()
+    clock.advance(3600)
+    assert nexus.explain("T1", "Bo") == []
+
+
 AGENTS = {"Ada": ((), None, None), "Bo": (("x",), 1, None), "Cy": (("x", "y"), 2, ("echo", "task"))}
 names = st.sampled_from([*AGENTS, "Newcomer"])
 tasks = st.fixed_dictionaries(
@@ -250,7 +266,8 @@ def boards(database_url: str, open_board: Any) -> Any:
 def test_it_says_nothing_exactly_when_a_claim_succeeds(
     boards: Any, clock: Any, task: Any, paused: Any, busy: Any, later: int, registration: str, by: str
 ) -> None:
-    """Whatever the task, the agents, the pauses and the time: for each agent, known or not."""
+    """Whatever the task, the agents, the pauses and the time: for each agent, known or not. (Where nobody has swept for
+    long a claim that finds nothing does so first, and may then find what an explanation still calls held.)"""
     nexus = boards(registration)
     with nexus._database.engine.begin() as connection:
         for table in reversed(Base.metadata.sorted_tables):
@@ -285,6 +302,7 @@ def test_it_says_nothing_exactly_when_a_claim_succeeds(
     if paused:
         nexus.pause(paused)
     clock.advance(later)
+    nexus.sweep()
     could = {}
     for agent_id in (*AGENTS, "Newcomer"):
         says = nexus.explain("T1", agent_id)
