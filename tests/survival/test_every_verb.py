@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nexus import TaskNexus
+from nexus import HistoryEvent, TaskNexus
 from nexus.states import OF_THE_SWEEP, TRANSITIONS, Verb
 
 from . import judge
@@ -19,11 +19,24 @@ ROOT = Path(__file__).resolve().parents[2]
 CROWD = Path(__file__).with_name("crowd.py")
 PROCESSES, SECONDS = 16, 3
 
+ROUNDS = 10
+"""One is enough, but on a machine that is busy with other things."""
+
+EVERY_VERB = {*map(str, Verb), "reassign"}
+
 
 @pytest.fixture
 def nexus(make_nexus: Any) -> TaskNexus:
     """The board on its own clock, as the crowd has it."""
     return make_nexus(clock=None)
+
+
+def crowd(database_url: str) -> Any:
+    """What the crowd tells of its time."""
+    command = [sys.executable, str(CROWD), database_url, str(PROCESSES), str(SECONDS)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=True)
+    return json.loads(ran.stdout)
 
 
 def test_every_verb_against_every_other(nexus: TaskNexus, database_url: str) -> None:
@@ -37,19 +50,21 @@ def test_every_verb_against_every_other(nexus: TaskNexus, database_url: str) -> 
         }
         for number in range(50)
     )
-    command = [sys.executable, str(CROWD), database_url, str(PROCESSES), str(SECONDS)]
-    crowd = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=True
-    )
-    told = json.loads(crowd.stdout)
-    assert told["errors"] == [], f"{len(told['errors'])} errors that are no refusals"
-    assert min(told["refused"].get(name, 0) for name in ("ClaimLost", "IllegalTransition")) > 0
-    while nexus.sweep().more:
-        pass
-    assert list(judge.wrongs(nexus)) == []
-
-    histories = [event for task_id in ids for event in nexus.history(task_id)]
-    assert {event.verb for event in histories} >= {*Verb, "reassign"}, "some verb never came to pass"
+    done, refused = Counter[str](), Counter[str]()
+    histories: list[HistoryEvent] = []
+    for _ in range(ROUNDS):
+        told = crowd(database_url)
+        assert told["errors"] == [], f"{len(told['errors'])} errors that are no refusals"
+        done.update(told["done"])
+        refused.update(told["refused"])
+        while nexus.sweep().more:
+            pass
+        assert list(judge.wrongs(nexus)) == []
+        histories = [event for task_id in ids for event in nexus.history(task_id)]
+        if not (missing := EVERY_VERB - {event.verb for event in histories}):
+            break
+    assert not missing, "some verb never came to pass"
+    assert min(refused[name] for name in ("ClaimLost", "IllegalTransition")) > 0
     asked_for = {str(verb) for verb in Verb} - {str(verb) for verb in OF_THE_SWEEP}
     under_a_claim = {"claim", *(str(verb) for verb, move in TRANSITIONS.items() if move.fenced)}
     happened = Counter(
@@ -57,7 +72,7 @@ def test_every_verb_against_every_other(nexus: TaskNexus, database_url: str) -> 
         for one in histories
         if one.verb in asked_for
     )
-    told_of = {deed: times for deed, times in told["done"].items() if deed.split()[0] in asked_for}
+    told_of = {deed: times for deed, times in done.items() if deed.split()[0] in asked_for}
     assert {deed: times for deed, times in told_of.items() if deed.split()[1] in ids} == happened, (
         "what was acknowledged has happened as often, under the claim that was shown, and nothing else has"
     )
