@@ -56,9 +56,7 @@ def crowded(nexus: TaskNexus) -> TaskNexus:
 
 def learn(nexus: TaskNexus) -> None:
     """Let the database look how much there is of everything."""
-    with nexus._database.engine.connect() as connection:
-        connection = connection.execution_options(isolation_level="AUTOCOMMIT", nexus_begin=None)
-        connection.exec_driver_sql("ANALYZE")
+    nexus._database._bare(lambda connection: connection.exec_driver_sql("ANALYZE"))
 
 
 @pytest.fixture
