@@ -130,6 +130,23 @@ def test_a_verb_touches_nothing_but_its_own(
     check(crowded, asked)
 
 
+def test_a_claim_reads_nothing_that_is_more_urgent_but_not_due_yet(nexus: TaskNexus, clock: Clock) -> None:
+    if not nexus._database.is_sqlite:
+        pytest.skip("PostgreSQL skips within an index by itself, from 18 on")
+    fill(nexus, "pending", 20_000)
+    later = clock.present + timedelta(hours=1)
+    with nexus._database.engine.begin() as connection:
+        connection.execute(sa.update(tasks).values(priority=sa.func.abs(tasks.c.seq % 3), available_at=later))
+    nexus.add_tasks([{"task_id": f"due-{number}"} for number in range(3)])
+    assert nexus.claim("Ada")[0].task_id == "due-0"
+    steps = []
+    with nexus._database.engine.connect() as connection:  # which is the next that is taken from the pool
+        driver: Any = connection.connection.driver_connection
+        driver.set_progress_handler(lambda: steps.append(100), 100)
+    assert [claim.task_id for claim in nexus.claim("Ada", 2)] == ["due-1", "due-2"]
+    assert sum(steps) < 2_000
+
+
 def test_the_sweep_of_a_board_where_nothing_is_wrong(crowded: TaskNexus, asked: list[tuple[str, Any]]) -> None:
     crowded.sweep(TaskMonitoringConfig(max_per_sweep=100))
     check(crowded, asked)
