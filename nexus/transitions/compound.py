@@ -20,7 +20,7 @@ from nexus.schemas import Claim
 from nexus.sql import Question, among_numbers
 from nexus.states import AttemptOutcome, TaskStatus, Verb
 from nexus.tables import attempts, tasks
-from nexus.values import dump_json, fast_json
+from nexus.values import fast_json
 
 Beside = Callable[[sa.FromClause], Sequence[sa.Insert]]
 """From the moved tasks, as they stand after the move, to what is written beside it."""
@@ -70,7 +70,7 @@ class Compound:
             return told
         rows = self._first.rows(tx, parameters)
         if rows and self._then:
-            moved = dump_json([row[0] for row in rows])
+            moved = fast_json([row[0] for row in rows])
             for statement in self._then:
                 statement.rows(tx, {"moved": moved, **parameters})
         return rows
