@@ -58,7 +58,6 @@ class Bell:
         connection.detach()
         self._connection = connection  # which, forgotten, would close itself
         if not self._database.is_sqlite:
-            self._driver.autocommit = True
             self._driver.execute(f"LISTEN {CHANNEL}")
 
     def _heard(self, seconds: float) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Final, Self, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection, CursorResult, Engine
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import PoolProxiedConnection, StaticPool
 
 from nexus import commits, files, servers
 from nexus.clock import Clock, utc_now
@@ -32,6 +32,7 @@ from nexus.values import dump_json
 T = TypeVar("T")
 
 READING: Final = "BEGIN"
+_BEGIN: Final = "nexus_begin"
 CONNECT_SECONDS: Final = 10
 RETRY_SECONDS: Final = 10.0
 
@@ -109,8 +110,8 @@ class Database:
             files.prepare(self.engine, synchronous)
         else:
             servers.name_connections(self.engine)
-        self._begins = {begin: self.engine.execution_options(nexus_begin=begin) for begin in (None, READING, WRITING)}
-        self._at_once = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        # Not by an event of the engine's: for one it asks everybody at each connection and each transaction.
+        self.engine.dialect.do_begin = self._begin  # type: ignore[method-assign]
 
     @classmethod
     def of(cls, settings: NexusSettings, url: str, *, clock: Clock | None = None) -> Self:
@@ -179,6 +180,18 @@ class Database:
         """A clock that runs with the injected one, or else evenly: for what is remembered for a while."""
         return self._clock().timestamp() if self._clock is not None and self.is_injected else time.monotonic()
 
+    def _begin(self, dbapi_connection: PoolProxiedConnection) -> None:
+        """Begin a transaction as `_run` said it for this one (None: each statement is one), or else to read.
+
+        The drivers begin none of their own.
+        """
+        begin = dbapi_connection.info.pop(_BEGIN, READING)
+        driver: Any = dbapi_connection.driver_connection
+        if begin == WRITING and self.is_sqlite:
+            files.begin_writing(driver)
+        elif begin:
+            driver.execute(READING)
+
     def _run(
         self,
         work: Callable[[Tx], T],
@@ -199,11 +212,11 @@ class Database:
                     return lost.results[0]
                 lost = None
                 turn = self._writers if begin == WRITING else self._one_at_a_time
-                engine = self._at_once if again is not None else self._begins[begin]
-                with turn, engine.connect() as connection:
+                with turn, self.engine.connect() as connection:
                     patience.reached = self._reached = True
                     session = None if self.is_sqlite else servers.session_of(connection)
                     sent = Sent(session.name) if session and begin == WRITING else None
+                    connection.info[_BEGIN] = None if again is not None else begin
                     with connection.begin():  # only then the time: it may have waited for others
                         if session:
                             servers.let_plan_again(connection, session)

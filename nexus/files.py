@@ -24,7 +24,7 @@ _INCREMENTAL: Final = 2
 
 
 def prepare(engine: Engine, synchronous: str) -> None:
-    """Set up each connection, and begin transactions as the execution option `nexus_begin` says (None: not at all)."""
+    """Set up each connection."""
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: Any) -> None:
@@ -33,18 +33,9 @@ def prepare(engine: Engine, synchronous: str) -> None:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA synchronous = {synchronous}")
 
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        begin = connection.get_execution_options().get("nexus_begin", "BEGIN")
-        if begin == WRITING:
-            _begin_writing(connection)
-        elif begin:
-            connection.exec_driver_sql(begin)
 
-
-def _begin_writing(connection: Connection) -> None:
+def begin_writing(driver: sqlite3.Connection) -> None:
     """Wait for the file in short naps: SQLite's own grow to 100 ms, in which a hundred others could have written."""
-    driver: Any = connection.connection.driver_connection
     driver.execute("PRAGMA busy_timeout = 0")
     try:
         until = time.monotonic() + BUSY_TIMEOUT_MS / 1000
@@ -61,7 +52,7 @@ def _begin_writing(connection: Connection) -> None:
                 return
     finally:
         driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-    connection.exec_driver_sql(WRITING)  # the last try tells what is wrong, in SQLAlchemy's words
+    driver.execute(WRITING)  # the last try tells what is wrong
 
 
 def _pragma(connection: Connection, name: str) -> Any:

@@ -8,7 +8,7 @@ asked directly. Where somebody listens to the engine's statements (a tracer, a t
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -18,32 +18,25 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from nexus.engine import Tx
 
 
-class _Bind(NamedTuple):
-    """A parameter: its name in the text and for callers, the value that it has of itself, and how one is made fit."""
-
-    name: str
-    key: str
-    constant: Any
-    process: Callable[[Any], Any] | None
-
-
 @dataclass(frozen=True, slots=True)
 class _Text:
     """A statement in one database's words."""
 
     sql: str
-    binds: Sequence[_Bind]
+    constants: Mapping[str, Any]
+    """Its parameters, with the values that they have of themselves."""
+    processes: Sequence[tuple[str, Callable[[Any], Any]]]
+    """How those are made fit that the driver does not take as they are."""
     order: Sequence[str] | None
     """The names of the parameters by place, where the driver wants them so."""
     row: Callable[[Any], Any] | None
     """None where it has no rows to tell of."""
 
     def values(self, given: Mapping[str, Any]) -> Mapping[str, Any] | Sequence[Any]:
-        """What the driver gets."""
-        found = {}
-        for name, key, constant, process in self.binds:
-            value = given.get(key, constant)
-            found[name] = value if process is None else process(value)
+        """What the driver gets; where it asks by name it minds no others."""
+        found = {**self.constants, **given}
+        for name, process in self.processes:
+            found[name] = process(found[name])
         return found if self.order is None else [found[name] for name in self.order]
 
 
@@ -80,14 +73,17 @@ def _compiled(statement: sa.Select[Any] | sa.Update | sa.Insert, dialect: Dialec
     compiled = statement.compile(dialect=dialect, compile_kwargs={"by_its_clock": by_its_clock})
     assert isinstance(compiled, SQLCompiler)
     assert not compiled.post_compile_params, "what is written into the text at each run cannot be prepared"
-    binds = [
-        _Bind(name, bind.key, bind.effective_value, bind.type.dialect_impl(dialect).bind_processor(dialect))
+    assert all(bind.key == name for name, bind in compiled.binds.items() if bind.required)
+    constants = {name: bind.effective_value for name, bind in compiled.binds.items()}
+    processes = [
+        (name, process)
         for name, bind in compiled.binds.items()
+        if (process := bind.type.dialect_impl(dialect).bind_processor(dialect))
     ]
     names = [str(name) for name in statement.exported_columns.keys()]  # noqa: SIM118 - no dict
     row: Any = namedtuple("Row", names)  # type: ignore[misc]
     order = compiled.positiontup if compiled.positional else None
-    return _Text(compiled.string, binds, order, row._make if names else None)
+    return _Text(compiled.string, constants, processes, order, row._make if names else None)
 
 
 def _wrapped(connection: Connection, sql: str, error: Exception) -> Exception:

@@ -96,7 +96,7 @@ def _json(kept: Any) -> Any:
     return from_json(kept) if isinstance(kept, str) else kept
 
 
-_STATUS: Final = {status.value: status for status in TaskStatus}
+STATUS: Final = {status.value: status for status in TaskStatus}
 
 
 def task_of(kept: Iterable[Any]) -> Task:
@@ -114,7 +114,7 @@ def task_of(kept: Iterable[Any]) -> Task:
             "task_type": task_type,
             "description": description,
             "payload": {} if payload == "{}" else from_json(payload),
-            "status": _STATUS[status],
+            "status": STATUS[status],
             "priority": priority,
             "tags": () if tags == "[]" else _names(tags),
             "depends_on": () if depends_on == "[]" else _names(depends_on),

@@ -28,12 +28,13 @@ _sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
 
 
 def options(connect_seconds: int) -> dict[str, Any]:
-    """How long to wait for a server that says nothing: at first, and in the middle of a conversation.
+    """How a connection is made. How long to wait for a server that says nothing: at first, and amid a conversation.
 
     A server that is gone with its whole machine closes no connection. Without these the operating system would wait
     a quarter of an hour for what was sent, and two hours for an answer.
     """
     return {
+        "autocommit": True,  # the driver must not begin transactions of its own
         "connect_timeout": connect_seconds,
         "keepalives_idle": connect_seconds,
         "keepalives_interval": max(1, connect_seconds // 3),

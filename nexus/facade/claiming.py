@@ -9,7 +9,7 @@ from nexus.engine import Tx
 from nexus.errors import ClaimLost, IllegalTransition, InvalidTask, NexusError, TaskNotFound
 from nexus.facade.taking import Taking
 from nexus.retry import decide
-from nexus.rows import Row, task_of, to_claim, to_task
+from nexus.rows import STATUS, Row, task_of, to_claim, to_task
 from nexus.schemas import Claim, Failure, Heartbeat, Task
 from nexus.states import HELD, TaskStatus, Verb, verbs_from
 
@@ -58,7 +58,7 @@ class Claiming(Taking):
         results in one call are one transaction; a few hundred at a time are as fast.
         """
         rows = self._complete(list(results), whole=False)
-        return [row if isinstance(row, NexusError) else TaskStatus(row.status) for row in rows]
+        return [row if isinstance(row, NexusError) else STATUS[row.status] for row in rows]
 
     def _complete(self, results: Sequence[tuple[Claim, Any]], *, whole: bool) -> list[Row | NexusError]:
         faults = self._unsound(results)

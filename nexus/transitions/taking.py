@@ -8,7 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from nexus.engine import Tx
-from nexus.predicates import Claimant, is_claimable_by, is_held, wanted
+from nexus.predicates import Claimant, is_claimable_by, is_held, is_urgent_enough, wanted
 from nexus.rows import FIELDS, Row, as_kept, fields_of
 from nexus.schemas import Claim
 from nexus.sql import later, now, seconds_between
@@ -16,7 +16,7 @@ from nexus.states import TaskStatus, Verb
 from nexus.tables import agents, tasks
 from nexus.transitions.compound import Compound, chosen, done_by, showing, shown
 from nexus.transitions.core import close_over, fenced_many, guarded
-from nexus.values import dump_json
+from nexus.values import fast_json
 
 PLANNED_LIMIT: Final = 1000
 """Up to here the limit stands in the statement, since PostgreSQL plans anew for each bound one."""
@@ -54,6 +54,8 @@ def _claim(limit: int | None, *, handles: bool, start: bool, remembered: bool, a
         # Who wants just one task waits for its lock, which may be held by somebody who only depends on it.
         .with_for_update(skip_locked=not wishes["task_id"])
     )
+    if in_turn:
+        picked = picked.where(is_urgent_enough())
     if remembered:
         known = sa.and_(
             agents.c.agent_id == sa.bindparam("agent_id", type_=sa.Text()),
@@ -133,7 +135,7 @@ def claim(
     # Whoever asks for certain types has handlers for those, whatever was said before.
     handles = agent.task_types is not None and wishes["task_types"] is None
     if handles:
-        bound["handled"] = dump_json(list(agent.task_types))
+        bound["handled"] = fast_json(agent.task_types)
     if start:
         bound["p_run_ref"] = run_ref
     if remembered:
@@ -145,7 +147,7 @@ def claim(
         tx,
         {
             "agent_id": agent.agent_id,
-            "capabilities": dump_json(list(agent.capabilities)),
+            "capabilities": fast_json(agent.capabilities),
             "p_lease": lease_seconds,
             "p_claim_key": claim_key,
             **bound,

@@ -100,6 +100,17 @@ def test_starts_that_are_refused(nexus: TaskNexus) -> None:
     assert nexus.complete_many([]) == []
 
 
+@pytest.mark.parametrize("odd", ['"', "\\", '\\"', "{a,b}", "NULL", "null", "a,b", "'", "%s", "ü\U0001f41d", "[]"])
+def test_ids_and_values_of_any_characters(nexus: TaskNexus, odd: str) -> None:
+    add(nexus, odd, "plain")
+    claims = nexus.claim("Ada", 2)
+    value = {odd: [odd, None, "\n\t"]}
+    assert [attempt.run_ref for attempt in nexus.start_many(claims, run_refs=[odd, value])] == [odd, value]
+    assert nexus.complete_many(zip(claims, [value, odd], strict=True)) == [TaskStatus.COMPLETED] * 2
+    assert [nexus.attempts(claim.task_id)[0].run_ref for claim in claims] == [odd, value]
+    assert [nexus.get_task_by_id(claim.task_id).result for claim in claims] == [value, odd]
+
+
 def test_each_begins_in_a_run_of_its_own(nexus: TaskNexus) -> None:
     add(nexus, "T1", "T2", "T3")
     claims = nexus.claim("Ada", 3)

@@ -218,6 +218,19 @@ def test_nothing_is_offered_before_its_time(nexus: TaskNexus, clock: Any) -> Non
     assert offered(nexus) == ["A"]
 
 
+def test_what_is_more_urgent_but_not_due_yet_holds_nobody_up(nexus: TaskNexus, clock: Any) -> None:
+    later = clock.present + timedelta(hours=1)
+    for priority in (0, 5, 10, 20):
+        nexus.add_task({"task_id": f"{priority}, later", "priority": priority, "available_at": later})
+    for priority in (10, 20, 30):
+        nexus.add_task({"task_id": f"{priority}", "priority": priority})
+    assert offered(nexus, limit=1) == ["10"]
+    assert offered(nexus) == ["20", "30"]
+    assert offered(nexus) == []
+    clock.advance(3600)
+    assert offered(nexus) == ["0, later", "5, later", "10, later", "20, later"]
+
+
 def test_filters_by_type_and_episode(nexus: TaskNexus) -> None:
     nexus.add_tasks(
         [

@@ -56,9 +56,7 @@ def crowded(nexus: TaskNexus) -> TaskNexus:
 
 def learn(nexus: TaskNexus) -> None:
     """Let the database look how much there is of everything."""
-    with nexus._database.engine.connect() as connection:
-        connection = connection.execution_options(isolation_level="AUTOCOMMIT", nexus_begin=None)
-        connection.exec_driver_sql("ANALYZE")
+    nexus._database._bare(lambda connection: connection.exec_driver_sql("ANALYZE"))
 
 
 @pytest.fixture
@@ -130,6 +128,23 @@ def test_a_verb_touches_nothing_but_its_own(
     VERBS[verb](crowded, clock)  # the first claim of an agent, and the later ones, which know it
     VERBS[verb](crowded, clock) if verb not in ("one task", "cancel") else None
     check(crowded, asked)
+
+
+def test_a_claim_reads_nothing_that_is_more_urgent_but_not_due_yet(nexus: TaskNexus, clock: Clock) -> None:
+    if not nexus._database.is_sqlite:
+        pytest.skip("PostgreSQL skips within an index by itself, from 18 on")
+    fill(nexus, "pending", 20_000)
+    later = clock.present + timedelta(hours=1)
+    with nexus._database.engine.begin() as connection:
+        connection.execute(sa.update(tasks).values(priority=sa.func.abs(tasks.c.seq % 3), available_at=later))
+    nexus.add_tasks([{"task_id": f"due-{number}"} for number in range(3)])
+    assert nexus.claim("Ada")[0].task_id == "due-0"
+    steps = []
+    with nexus._database.engine.connect() as connection:  # which is the next that is taken from the pool
+        driver: Any = connection.connection.driver_connection
+        driver.set_progress_handler(lambda: steps.append(100), 100)
+    assert [claim.task_id for claim in nexus.claim("Ada", 2)] == ["due-1", "due-2"]
+    assert sum(steps) < 2_000
 
 
 def test_the_sweep_of_a_board_where_nothing_is_wrong(crowded: TaskNexus, asked: list[tuple[str, Any]]) -> None:
