@@ -45,7 +45,7 @@ async def run_episode(
     # A sub-flow per agent would read as well, but takes the server about two seconds each, and on SQLite now and then
     # a minute.
     nexus = board()
-    await tag_flow_run(tags_of(episode_id=episode_id))
+    await tag_flow_run({tag for agent_id in agents for tag in tags_of(agent_id, episode_id)})
     started_at = await asyncio.to_thread(nexus.now)
     types = runnable_types(nexus.settings)
     agents = list(dict.fromkeys(agents))
@@ -68,6 +68,7 @@ async def run_episode(
             for running in (*working, sweeping):
                 running.cancel()
             await asyncio.gather(*working, sweeping, return_exceptions=True)
+    await tag_flow_run(set().union(*(shift.tags for shift in shifts)))
     tasks = await asyncio.to_thread(nexus.get_all_tasks, episode_id=episode_id)
     attempts = await asyncio.to_thread(nexus.attempts_by_task, [task.task_id for task in tasks])
     _, left = await asyncio.to_thread(nexus.stuck, agents, types, episode_id=episode_id)

@@ -4,27 +4,23 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
 
+from flows.appetite import Appetite
 from flows.board import board
-from flows.endings import ending
-from flows.finished import Finished
 from flows.forms import AgentId, Beside, Concurrency, Lease, MaxTasks, Mode, Observe, OnlyEpisode, OnlyTaskType
 from flows.handlers import runnable_types
+from flows.hands import Shared, Work
 from flows.heartbeat import Pulse
 from flows.observe import (
     artifact_key,
-    attempt_name,
     ended_well,
-    label_attempt,
     run_log,
     run_ref,
     show_markdown,
@@ -34,31 +30,17 @@ from flows.observe import (
 )
 from flows.relay import relaying
 from flows.reports import AttemptReport, ShiftReport
-from flows.runner import Log, run_attempt
 from flows.threads import outlast, rarely_collected, ringing, to_the_end
-from flows.together import Together
-from nexus import Attempt, Claim, TaskNexus
+from nexus import Claim, TaskNexus
 from nexus.errors import DatabaseUnavailable, NexusError
-from nexus.masking import Mask, mask_of
-from nexus.states import TERMINAL, TaskStatus
+from nexus.masking import mask_of
+from nexus.states import TERMINAL
 
 POLL_SECONDS = 1.0
 """How often an agent with free hands looks for work, though no bell rings."""
 
-AHEAD_SECONDS = 0.1
-"""Work of so long is claimed ahead: nothing where a task takes longer, so that it waits for a hand that is free."""
-
-LINGER_SECONDS = 0.02
-"""How long a completion waits for others to be written with, where there are some."""
-
-LINGER_TO_BEGIN_SECONDS = 0.002
-"""The same of an attempt that is about to begin: somebody's hand waits for it."""
-
 TAGS_AT_MOST = 50
 """On the run of a shift: one that works on more types and episodes is found by its agent, or by its attempts."""
-
-AHEAD_AT_MOST = 200
-"""Claims ahead, however fast the work goes."""
 
 
 @flow(name="process-agent-tasks", flow_run_name="{agent_id} · shift")
@@ -147,40 +129,19 @@ class Shift:
     """Handlers that run; an attempt whose result is being written has its hand free again."""
     stir: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when there is something to do for who leads the shift."""
-    begun: Together[Attempt] = field(init=False)
-    """The attempts that begin."""
-    completed: Together[TaskStatus] = field(init=False)
-    """Those that go well."""
-    mask: Mask = field(init=False)
-    """What is secret here, as of the last claim."""
     context: Context = field(init=False)
     """Of the shift itself, for all that it begins."""
-    log: Log = field(init=False)
-    run: dict[str, Any] = field(init=False)
+    shared: Shared = field(init=False)
     tags: set[str] = field(default_factory=set)
     """What it is found by: the types and the episodes of what it claimed."""
-    ended: int = 0
-    """Handlers that have ended."""
-    asked: tuple[float, int] = (0.0, 0)
-    """When it claimed last, and how many handlers had ended then."""
-    goal: int = 0
-    """How many claims it likes to have ahead."""
-
-    def __post_init__(self) -> None:
-        nexus = self.nexus
-        self.begun = Together(
-            lambda claims, refs: nexus.start_many(claims, run_refs=refs), self.lease_seconds, LINGER_TO_BEGIN_SECONDS
-        )
-        self.completed = Together(
-            lambda claims, results: nexus.complete_many([*zip(claims, results, strict=True)]),
-            self.lease_seconds,
-            LINGER_SECONDS,
-        )
+    appetite: Appetite = field(default_factory=Appetite)
 
     async def work(self, *, wait: bool, beside: Sequence[str] = ()) -> ShiftReport:
         """Claim and work until there is nothing left to do; hand back what is held when stopped."""
         started_at = await asyncio.to_thread(self.nexus.now)
-        self.log, self.run, self.context = run_log(), run_ref(), copy_context()
+        mask = mask_of(self.nexus.settings, os.environ)
+        self.shared = Shared(self.nexus, self.lease_seconds, self.observe, run_log(), run_ref(), self.pulse, mask)
+        self.context = copy_context()
         asked_at = time.monotonic()
         try:
             async with ringing(self.nexus, self.stir):
@@ -195,7 +156,7 @@ class Shift:
                         # An empty board is one thing, a board that nobody can read another.
                         if not wait and not self.hands and time.monotonic() - asked_at > self.lease_seconds:
                             raise
-                        self.log.warning("%s Trying again.", error)
+                        self.shared.log.warning("%s Trying again.", error)
                         over = False
                     if over:
                         break
@@ -223,16 +184,8 @@ class Shift:
         return 100 * len(self.done) / max(1, len(self.done) + left)
 
     def _wanted(self) -> int:
-        """How many claims to ask for: one for each free hand, and a little work ahead."""
-        if 2 * len(self.ahead) > self.goal:
-            return 0  # a bell rang, of ourselves perhaps; what is here comes first
-        now, (asked_at, before) = time.monotonic(), self.asked
-        ended = self.ended - before
-        self.asked = now, self.ended
-        # What was quick lately may be slow next, so the number grows with the proof, not with a first guess.
-        self.goal = min(AHEAD_AT_MOST, self.goal + ended, int(ended / (now - asked_at) * AHEAD_SECONDS))
-        free = self.concurrency - self.busy
-        wanted = free + self.goal - len(self.ahead)
+        """How many claims to ask for."""
+        wanted = self.appetite.wanted(self.concurrency - self.busy, len(self.ahead))
         return wanted if self.max_tasks is None else min(wanted, self.max_tasks - self.claimed)
 
     async def _claim(self) -> list[Claim]:
@@ -240,8 +193,8 @@ class Shift:
         if limit <= 0 or self.pulse.is_weak:
             return []
         # Where only the shift is shown all attempts belong to its run, and begin with their claims.
-        begun = {"start": True, "run_ref": self.run} if self.observe == "shift" else {}
-        self.mask = mask_of(self.nexus.settings, os.environ)
+        begun = {"start": True, "run_ref": self.shared.run} if self.observe == "shift" else {}
+        self.shared.mask = mask_of(self.nexus.settings, os.environ)
         claims = await to_the_end(
             self.nexus.claim,
             self.agent_id,
@@ -295,9 +248,9 @@ class Shift:
     def _freed(self) -> None:
         """A handler has ended: the next claim gets its hand at once, and more are fetched before none is left."""
         self.busy -= 1
-        self.ended += 1
+        self.appetite.ended += 1
         self._begin()
-        if 2 * len(self.ahead) <= self.goal:
+        if self.appetite.is_hungry(len(self.ahead)):
             self.stir.set()
 
     async def _pause(self) -> None:
@@ -308,22 +261,18 @@ class Shift:
 
     async def _attempt(self, claim: Claim) -> None:
         """One attempt; its errors are in the nexus and in the UI, not ours to raise."""
-        work = _Work(self, claim, self._freed)
+        work = Work(self.shared, claim, self._at_work, self._freed)
         try:
-            if self.observe == "shift":
-                await work.do(self.run)
-            else:
-                token = _work.set(work)
-                try:
-                    await _attempt(return_state=True)  # type: ignore[misc] # Prefect types it for sync tasks only
-                finally:
-                    _work.reset(token)
+            await work.do()
         finally:
             work.free()
             if _key(claim) in self.unbegun:
                 await self._release(claim)
-        if work.finished is not None:
-            self.done.append(_reported(claim.task_id, work.finished))
+        if (report := work.report()) is not None:
+            self.done.append(report)
+
+    def _at_work(self, claim: Claim) -> None:
+        del self.unbegun[_key(claim)]
 
     async def _hand_back_what_waits(self) -> None:
         """Claims ahead for which no hand came free: the work has become slow, and others may be idle."""
@@ -336,7 +285,7 @@ class Shift:
         try:
             await to_the_end(self.nexus.release, claim, why)
         except NexusError as error:
-            self.log.warning("not handed back: %s", error)
+            self.shared.log.warning("not handed back: %s", error)
 
     async def _report(self, started_at: datetime) -> ShiftReport:
         finished_at = await asyncio.to_thread(self.nexus.now)
@@ -345,65 +294,5 @@ class Shift:
         )
 
 
-@dataclass(slots=True)
-class _Work:
-    """What one hand is to do. Prefect sees its name only: each parameter of a task run costs it time."""
-
-    shift: Shift
-    claim: Claim
-    freed: Callable[[], None]
-    finished: Finished | None = None
-    is_free: bool = False
-
-    def free(self) -> None:
-        """The hand is free; said once."""
-        if not self.is_free:
-            self.is_free = True
-            self.freed()
-
-    async def do(self, ref: dict[str, Any]) -> None:
-        """The attempt, as the run `ref`."""
-        shift = self.shift
-        del shift.unbegun[_key(self.claim)]
-        self.finished = await run_attempt(
-            shift.nexus,
-            self.claim,
-            lease_seconds=shift.lease_seconds,
-            run_ref=ref,
-            log=shift.log if shift.observe == "shift" else run_log(),
-            pulse=shift.pulse,
-            mask=shift.mask,
-            start=shift.begun.write,
-            complete=shift.completed.write,
-            on_idle=self.free,
-        )
-
-
-_work: ContextVar[_Work] = ContextVar("work")
-
-
-@task(name="attempt", task_run_name=lambda: attempt_name(_work.get().claim), cache_policy=NO_CACHE)
-async def _attempt() -> Any:
-    work = _work.get()
-    label_attempt(work.claim)
-    await work.do(run_ref())
-    assert work.finished is not None
-    state = ending(work.claim.task_id, work.finished)
-    if state is not None and state.is_failed():
-        run_log().error("The attempt failed.", exc_info=work.finished.error)  # Prefect logs the state, not where
-    return state
-
-
 def _key(claim: Claim) -> tuple[str, int]:
     return claim.task_id, claim.claim_no
-
-
-def _reported(task_id: str, finished: Finished) -> AttemptReport:
-    return AttemptReport(
-        task_id=task_id,
-        number=finished.number,
-        outcome=finished.outcome,
-        status=finished.status,
-        seconds=finished.seconds,
-        error=str(finished.error) if finished.error else None,
-    )

@@ -115,7 +115,7 @@ async def test_while_a_retry_is_awaited_its_run_says_why(nexus: TaskNexus, handl
         return "done"
 
     handles("summarise", flaky)
-    add(nexus, payload={"api_key": "tr0ub4dor-and-3"}, retry_policy=RetryPolicy(backoff_seconds=5, jitter=0))
+    add(nexus, payload={"api_key": "tr0ub4dor-and-3"}, retry_policy=RetryPolicy(backoff_seconds=12, jitter=0))
 
     running = asyncio.create_task(execute_task("EP07-T3", "Agent-2", return_state=True))
 
