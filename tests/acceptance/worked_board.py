@@ -23,7 +23,7 @@ LOST, RETRIED, DEAD, FOR_A_PERSON, ALONE = (f"EP07-T{number}" for number in (56,
 """What went otherwise than the fifty-five others: its agent was killed; it failed twice and then worked; it never will;
 only the editor may do it, and nobody has seen him; it was executed by itself, with a retry."""
 
-AGENTS: Final = ["Agent-1", "Agent-2"]
+ONE, OTHER = AGENTS = ("Agent-1", "Agent-2")
 """They share the rest; as either may be the faster by far, each also has a task that is for it alone."""
 
 SETTINGS: Final = {
@@ -61,8 +61,8 @@ def failing(said: str) -> str:
 THE_LOST: Final = sh(56, on_attempt(2, "exec sleep 600"), "Render the opening titles")
 THE_OTHERS: Final = [
     *(task(number, f"Check the cues of page {number}") for number in range(1, 56)),
-    sh(57, on_attempt(3, failing("the sound file is locked by the mixer")), "Mix the sound of scene 4", assigned_to=AGENTS[0]),
-    sh(58, failing("scene 9 was cut: there is nothing to draw"), "Draw the storyboard of scene 9", assigned_to=AGENTS[1]),
+    sh(57, on_attempt(3, failing("the sound file is locked by the mixer")), "Mix scene 4", assigned_to=ONE),
+    sh(58, failing("scene 9 was cut: there is nothing to draw"), "Draw the storyboard of scene 9", assigned_to=OTHER),
     task(59, "Approve the final cut", assigned_to="Editor", tags=["editorial"], priority="high"),
     sh(60, on_attempt(2, failing("the printer is out of paper")), "Print the script", assigned_to="Agent-4"),
 ]
@@ -88,7 +88,7 @@ class WorkedBoard(Place):
             self._lose_an_attempt(nexus)
             nexus.add_tasks(THE_OTHERS)
             # A shift that has seen its episode to the end, or to where only others can go on.
-            shared = {"episode_id": EPISODE, "mode": "wait", "beside": AGENTS}
+            shared = {"episode_id": EPISODE, "mode": "wait", "beside": [*AGENTS]}
             shifts = [self.run_of("process-agent-tasks", agent_id=agent, **shared) for agent in AGENTS]
             alone = self.run_of("execute-task", task_id=ALONE, agent_id="Agent-4")
             refused = self.run_of("execute-task", task_id=FOR_A_PERSON, agent_id="Agent-5")
