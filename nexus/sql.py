@@ -206,6 +206,29 @@ def _tabbed_postgresql(element: tabbed, compiler: SQLCompiler, **kw: Any) -> str
     return f'(({joined}) COLLATE "C")'
 
 
+class _Ranges(FunctionElement[Any]):
+    inherit_cache = True
+    name = "ranges"
+
+
+def ranges(parameter: str) -> sa.FromClause:
+    """The pairs of texts in the JSON list that is bound to `parameter`, as a table: from `low` until before `high`."""
+    columns = sa.Column("low", sa.Text), sa.Column("high", sa.Text)
+    return _Ranges(sa.bindparam(parameter, type_=sa.Text())).table_valued(*columns, name="ranges")
+
+
+@compiles(_Ranges, "sqlite")
+def _ranges_sqlite(element: _Ranges, compiler: SQLCompiler, **kw: Any) -> str:
+    listed = f"json_each({compiler.process(element.clauses, **kw)}) AS each"
+    return f"(SELECT each.value ->> 0 AS low, each.value ->> 1 AS high FROM {listed})"
+
+
+@compiles(_Ranges, "postgresql")
+def _ranges_postgresql(element: _Ranges, compiler: SQLCompiler, **kw: Any) -> str:
+    listed = f"jsonb_array_elements(CAST({compiler.process(element.clauses, **kw)} AS jsonb)) AS each"
+    return f"(SELECT each.value ->> 0 AS low, each.value ->> 1 AS high FROM {listed})"
+
+
 class short(FunctionElement[str]):  # noqa: N801
     """`short(list)`: a JSON list as a text that fits into an index. PostgreSQL takes a number for one that is long."""
 

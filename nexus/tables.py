@@ -392,14 +392,18 @@ def _table(row: type[Base]) -> sa.Table:
     return table
 
 
-def lane(source: sa.FromClause) -> sa.ColumnElement[str]:
-    """Equal for tasks that ask the same of whoever claims them: who, for which type, with which capabilities.
+def assignee(source: sa.FromClause) -> sa.ColumnElement[str]:
+    """Whose a task is; nothing where it is anybody's."""
+    return sa.func.coalesce(source.c.assigned_to, sa.literal_column("''", sa.Text()))
 
-    In the order of assignees, of which nobody is the first. No name holds a tab. (Two long lists of capabilities that
+
+def lane(source: sa.FromClause) -> sa.ColumnElement[str]:
+    """Equal for tasks that ask the same of whoever claims them: who, with which capabilities, for which type.
+
+    In the order of assignees, of whom nobody is the first. No name holds a tab. (Two long lists of capabilities that
     PostgreSQL took for one would keep a task from being found, never give it to the wrong agent.)
     """
-    assignee = sa.func.coalesce(source.c.assigned_to, sa.literal_column("''", sa.Text()))
-    return tabbed(assignee, source.c.task_type, short(source.c.required_capabilities))
+    return tabbed(assignee(source), short(source.c.required_capabilities), source.c.task_type)
 
 
 tasks = _table(TaskRow)

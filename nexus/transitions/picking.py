@@ -13,8 +13,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from nexus.predicates import Claimant, is_claimable_by, is_due, is_offered, is_waiting, of_the_agent, wanted
-from nexus.sql import chosen, seldom, tabbed
-from nexus.tables import lane, tasks
+from nexus.sql import chosen, ranges, seldom
+from nexus.tables import assignee, lane, tasks
+from nexus.values import dump_json
 
 BEYOND: Final = 50
 """How far a look goes beyond the number that is asked for: what others claim at this moment is passed over."""
@@ -26,6 +27,9 @@ _ASKED: Final = (
 """What a look at the head asks of a task."""
 
 _NOTHING: Final[sa.ColumnElement[str]] = sa.literal_column("''", sa.Text())
+
+MANY_SKILLS: Final = 100
+"""An agent with more of them looks into all lanes: to look for each by itself would take longer."""
 
 Columns = Sequence[str]
 Order = Sequence[sa.ColumnElement[Any]]
@@ -52,32 +56,50 @@ def at_the_head(who: Claimant, wishes: Wishes, columns: Columns, limit: int, *, 
     return _picked(_select(tasks, columns).where(is_claimable_by(who), *wanted(wishes), is_in_it), tasks, limit)
 
 
-def by_lane(who: Claimant, wishes: Wishes, columns: Columns, limit: int | None) -> sa.Select[Any]:
+def lanes_of(agent_id: str, capabilities: Sequence[str]) -> list[tuple[str, str]]:
+    """Where the lanes lie in which there may be something for an agent, as ranges in the order of `tables.lane`.
+
+    What has to be done by it or by anybody; and of that, what begins its list with one of its capabilities, or is
+    written otherwise: lists that are empty, or PostgreSQL's numbers for long ones, or spoilt.
+    """
+    every = [("\t", "\n")]
+    if len(capabilities) <= MANY_SKILLS:
+        begins = sorted(f"\t[{dump_json(name)}" for name in capabilities)
+        every = [("\t", '\t["'), *((begin, f"{begin}~") for begin in begins), ("\t[#", "\n")]
+    return [(assignee + low, assignee + high) for assignee in ("", agent_id) for low, high in every]
+
+
+def by_lane(who: Claimant, wishes: Wishes, columns: Columns, limit: int | None, *, sqlite: bool) -> sa.Select[Any]:
     """All that is claimable, up to `limit` (None: the number that is bound)."""
-    steps = _steps(who, in_episode=wishes["episode_id"])
+    steps = _steps(in_episode=wishes["episode_id"])
     shown, found, picked = (tasks.alias(name) for name in ("shown", "found", "picked"))
+    is_open = [is_offered(shown), *_suits(who, shown), *wanted({"task_types": wishes["task_types"]}, shown)]
     of_a_step = (
         _select(found, ["seq"])
-        .where(lane(found) == lane(shown), found.c.priority == shown.c.priority)
+        .select_from(shown.join(found, sa.and_(lane(found) == lane(shown), found.c.priority == shown.c.priority)))
+        .where(shown.c.seq == steps.c.seq, *is_open)
         .where(is_waiting(found), is_due(found), *wanted(wishes, found))
         .order_by(found.c.available_at, found.c.seq)
-        .limit(_up_to(limit) + _number(BEYOND))
-        .correlate(shown)
+        .limit(_up_to(limit) if sqlite else _up_to(limit) + _number(BEYOND))
+        .correlate(steps)
     )
-    # SQLite believes a recursion to make milliards of steps, and would read the whole table to be ready for them.
+    # Nothing here is a plain join of two tables: the planners would rather read one of them whole.
+    if sqlite:
+        each: sa.FromClause = tasks.alias("each")
+        of_all = steps.join(each, chosen(each.c.seq, of_a_step))
+    else:
+        each = of_a_step.lateral("each")
+        of_all = steps.join(each, sa.true())
+    # SQLite believes a recursion to make milliards of steps.
     is_there = seldom(steps.c.seq.is_not(None)), seldom(steps.c.high.is_not(None))
-    is_open = [is_offered(shown), *_suits(who, shown), *wanted({"task_types": wishes["task_types"]}, shown)]
-    chain = steps.join(shown, shown.c.seq == steps.c.seq).join(picked, chosen(picked.c.seq, of_a_step))
-    # What is picked is asked once more, since it may have changed until its lock is there; with nothing added to the
-    # lane no index is used for that.
-    is_in_lane = lane(picked) + _NOTHING == lane(shown)
-    is_still = is_waiting(picked), is_due(picked), is_in_lane, *_suits(who, picked)
-    claimable = _select(picked, columns).select_from(chain).where(*is_there, *is_open, *is_still)
-    return _picked(claimable, picked, limit)
+    candidates = _select(each, ["seq"]).select_from(of_all).where(*is_there)
+    # They are asked once more, since they may have changed until their locks are there.
+    is_still = is_waiting(picked), is_due(picked), assignee(picked).in_([_NOTHING, who.agent_id]), *_suits(who, picked)
+    return _picked(_select(picked, columns).where(chosen(picked.c.seq, candidates), *is_still), picked, limit)
 
 
-def _steps(who: Claimant, *, in_episode: bool) -> sa.CTE:
-    """The first task of each priority in each lane that is nobody's or this agent's; the last step leads nowhere."""
+def _steps(*, in_episode: bool) -> sa.CTE:
+    """The first task of each priority in each of the lanes that are bound; the last steps lead nowhere."""
     begin, below, beyond, last = (tasks.alias(name) for name in ("begin", "below", "beyond", "last"))
 
     def first(of: sa.FromClause, order: Order, *where: sa.ColumnElement[bool]) -> sa.ScalarSelect[Any]:
@@ -88,25 +110,20 @@ def _steps(who: Claimant, *, in_episode: bool) -> sa.CTE:
     def in_order(of: sa.FromClause) -> Order:
         return [lane(of), *_turn(of)]
 
-    ranges = sa.union_all(*(_range(assignee) for assignee in (_NOTHING, who.agent_id))).subquery("ranges")
-    at_first = first(begin, in_order(begin), lane(begin) >= ranges.c.low, lane(begin) < ranges.c.high)
-    steps = sa.select(at_first.label("seq"), ranges.c.high).cte("steps", recursive=True, nesting=True)
+    within = ranges("p_lanes")
+    at_first = first(begin, in_order(begin), lane(begin) >= within.c.low, lane(begin) < within.c.high)
+    steps = sa.select(at_first.label("seq"), within.c.high).cte("steps", recursive=True, nesting=True)
     # Within a lane it is in the order of the index already; with the lane SQLite would sort what is in it.
     less_urgent = first(below, _turn(below), lane(below) == lane(last), below.c.priority > last.c.priority)
     next_lane = first(beyond, in_order(beyond), lane(beyond) > lane(last), lane(beyond) < steps.c.high)
-    following = sa.select(sa.func.coalesce(less_urgent, next_lane), steps.c.high)
-    return steps.union_all(following.select_from(steps.join(last, last.c.seq == steps.c.seq)))
+    following = sa.select(sa.func.coalesce(less_urgent, next_lane)).where(last.c.seq == steps.c.seq)
+    step = sa.select(following.correlate(steps).scalar_subquery(), steps.c.high)
+    return steps.union_all(step.where(steps.c.seq.is_not(None)))
 
 
 def _suits(who: Claimant, source: sa.FromClause) -> list[sa.ColumnElement[bool]]:
     """The lane says whose it is. To ask it of the column has PostgreSQL plan anew for each agent."""
     return [clause for code, clause in of_the_agent(who, source).items() if code != "assigned"]
-
-
-def _range(assignee: sa.ColumnElement[str]) -> sa.Select[Any]:
-    """Where the lanes of an assignee lie: a name is followed by a tab there, which comes before all that names hold."""
-    low = tabbed(assignee, _NOTHING)
-    return sa.select(low.label("low"), (assignee + sa.literal_column("' '", sa.Text())).label("high"))
 
 
 def _turn(source: sa.FromClause) -> Order:

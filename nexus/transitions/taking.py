@@ -75,7 +75,7 @@ def _claim(
             assert limit is not None, "a look at the head is planned for a number"
             picked = picking.at_the_head(who, wishes, columns, limit, sqlite=sqlite)
         case "lanes":
-            picked = picking.by_lane(who, wishes, columns, limit)
+            picked = picking.by_lane(who, wishes, columns, limit, sqlite=sqlite)
     if remembered:
         known = sa.and_(
             agents.c.agent_id == sa.bindparam("agent_id", type_=sa.Text()),
@@ -156,6 +156,8 @@ def claim(
     handles = agent.task_types is not None and wishes["task_types"] is None
     if handles:
         bound["handled"] = fast_json(agent.task_types)
+    if where == "lanes":
+        bound["p_lanes"] = fast_json(picking.lanes_of(agent.agent_id, agent.capabilities))
     if start:
         bound["p_run_ref"] = run_ref
     if remembered:
