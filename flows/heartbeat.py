@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nexus import Claim, TaskNexus
-from nexus.errors import ClaimLost, TaskNotFound
+from nexus.errors import ClaimLost, InvalidTask, TaskNotFound
 
 logger = logging.getLogger("nexus.heartbeat")
 
@@ -89,24 +89,37 @@ class _Kept:
         self.due = self.renewed + self.lease_seconds / 3
 
     def renew(self) -> Ending | None:
-        """One heartbeat; why the work must stop, where it must."""
-        self.note = self.take_note() or self.note  # kept until a heartbeat has written it
+        """One heartbeat; why the work must stop, where it must. Never raises: the thread would die of it."""
+        self._look()
         try:
             if self.nexus.heartbeat(self.claim, self.note).cancel_requested:
                 return "cancelled"
-            self.renewed, self.note = time.monotonic(), None
-            if not self.is_over:
-                self.pulse.beat(self.claim, self.lease_seconds)
         except (ClaimLost, TaskNotFound) as error:
             logger.warning("%s", error)
             return "lost"
         except Exception as error:
+            if isinstance(error, InvalidTask) and self.note is not None:
+                # What is said about the work must not end it: the lease is renewed without that.
+                logger.warning("a note on %s is not kept: %s", self.claim.task_id, error)
+                self.note, self.due = None, time.monotonic()
+                return None
             # Whatever it is: a thread that died of it would let the work go on without a lease.
             logger.warning("cannot renew the lease on %s: %s: %s", self.claim.task_id, type(error).__name__, error)
             if time.monotonic() - self.renewed > self.lease_seconds:
                 return "lost"
+        else:
+            self.renewed, self.note = time.monotonic(), None
+            if not self.is_over:
+                self.pulse.beat(self.claim, self.lease_seconds)
         self.due = time.monotonic() + self.lease_seconds / 3
         return None
+
+    def _look(self) -> None:
+        """Take the newest note; it is kept until a heartbeat has written it."""
+        try:
+            self.note = self.take_note() or self.note
+        except Exception as error:
+            logger.warning("no note on %s: %s: %s", self.claim.task_id, type(error).__name__, error)
 
 
 class _Keeper:

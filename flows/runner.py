@@ -229,8 +229,7 @@ class _Run:
     async def _close(self, doing: asyncio.Future[Any], *, timed_out: bool) -> Finished:
         if self.ending is not None:
             if self.ending == "lost":
-                # Where only the heartbeats were lost the claim is still ours to give.
-                await self.hand_back("its lease could not be renewed")
+                await self._lose("its lease could not be renewed")
             await self._keep_late_result(doing)
             return await self._as_recorded(AttemptOutcome(self.ending))
         if timed_out:
@@ -304,6 +303,13 @@ class _Run:
                 await to_the_end(self.nexus.release, self.claim, reason)
         except NexusError as error:
             self.log.warning("not handed back: %s", error)
+
+    async def _lose(self, reason: str) -> None:
+        """Where only the heartbeats were lost, nobody need wait for a sweep. What it would count is counted."""
+        try:
+            await to_the_end(self.nexus.lose, self.claim, reason)
+        except NexusError as error:
+            self.log.warning("not said to be lost: %s", error)
 
     async def _keep_late_result(self, doing: asyncio.Future[Any]) -> None:
         """What a handler returned although it was told to stop: perhaps half of it, so nothing is completed."""

@@ -121,6 +121,17 @@ class Claiming(Taking):
         """Hand it back: offered again at once, no failure counted. Raises `ClaimLost`, `IllegalTransition`."""
         return self._database.write(lambda tx: to_task(transitions.release(tx, claim, a_text(reason))))
 
+    def lose(self, claim: Claim, reason: str) -> bool:
+        """The holder could not renew its lease in time: as the sweep does it when it finds a lease that is over.
+
+        The attempt is lost and counts as a loss, so that a task of which that comes ends. False where the claim is
+        not the current one any more; nothing was changed then.
+        """
+        why = a_text(reason) or ""
+        return self._database.write(
+            lambda tx: transitions.lose(tx, claim.task_id, claim.claim_no, why, actor=claim.agent_id)
+        )
+
     def current_claim(self, task_id: str, agent_id: str | None = None) -> Claim:
         """The live claim on a task, for whoever kept only its id; of `agent_id` where given.
 

@@ -165,6 +165,40 @@ async def test_a_note_outlives_a_missed_heartbeat(make_nexus: MakeNexus) -> None
         await until(lambda: nexus.attempts("EP07-T3")[0].note == "page 1", seconds=10)
 
 
+async def test_a_note_that_cannot_be_kept_costs_no_lease(nexus: TaskNexus, caplog: pytest.LogCaptureFixture) -> None:
+    claim = claimed(nexus, lease_seconds=LEASE)
+    nexus.start(claim)
+    work = Work(nexus, claim)
+    work.notes.append(50)  # type: ignore[arg-type] # that is the point
+
+    async with work.alive:
+        await until(lambda: not work.notes)
+        work.notes.append("page 2")
+        await until(lambda: nexus.attempts("EP07-T3")[0].note == "page 2")
+        assert nexus.sweep().expired == 0
+
+    assert work.endings == []
+    assert "50, which is no text" in caplog.text
+
+
+async def test_a_note_that_cannot_be_asked_for_costs_no_lease(nexus: TaskNexus) -> None:
+    asked = []
+
+    def take_note() -> str:
+        asked.append(1)
+        raise RuntimeError("a bug")
+
+    claim = claimed(nexus, lease_seconds=LEASE)
+    endings: list[Ending] = []
+    keep = heartbeat(nexus, claim, lease_seconds=LEASE, take_note=take_note, on_end=endings.append)
+
+    async with keep:
+        await until(lambda: len(asked) > 3)
+        assert nexus.current_claim("EP07-T3").lease_expires_at > claim.lease_expires_at
+
+    assert endings == []
+
+
 async def test_an_agent_whose_claim_is_over_is_weak_until_that_work_has_ended(nexus: TaskNexus) -> None:
     pulse = Pulse()
     claim = claimed(nexus, lease_seconds=LEASE)
