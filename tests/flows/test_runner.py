@@ -416,9 +416,9 @@ class Frozen(TaskNexus):
         super().__init__(**settings)
         self.thawed = threading.Event()
 
-    def heartbeat(self, *rest: Any, **named: Any) -> Any:
+    def heartbeat_many(self, beats: Any) -> Any:
         assert self.thawed.wait(20)
-        return super().heartbeat(*rest, **named)
+        return super().heartbeat_many(beats)
 
 
 class CutOff(TaskNexus):
@@ -426,7 +426,7 @@ class CutOff(TaskNexus):
 
     why: Exception = DatabaseUnavailable("no route to the database")
 
-    def heartbeat(self, *rest: Any, **named: Any) -> Any:
+    def heartbeat_many(self, beats: Any) -> Any:
         raise self.why
 
 
