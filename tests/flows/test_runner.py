@@ -488,6 +488,28 @@ async def test_a_task_whose_lease_can_never_be_renewed_still_ends(
     assert (task_of(nexus).failure_count, task_of(nexus).loss_count) == (0, 2)
 
 
+async def test_a_task_for_which_nothing_can_be_read_still_ends(nexus: TaskNexus, handles: Handles) -> None:
+    """Somebody has spoilt the result that its handler was to be given."""
+    handles("summarise", summarise)
+    nexus.add_task({"task_id": "spoilt"})
+    nexus.complete(nexus.claim("Agent-1", start=True)[0], "read me")
+    spoil = "UPDATE nexus_tasks SET result = '{' WHERE task_id = 'spoilt'"
+    nexus._database.write(lambda tx: tx.connection.exec_driver_sql(spoil))
+    nexus.add_task(
+        {
+            "task_id": "EP07-T3",
+            "task_type": "summarise",
+            "depends_on": ["spoilt"],
+            "retry_policy": {"max_attempts": 2, "backoff_seconds": 0},
+        }
+    )
+
+    outcomes = [(await run_attempt(nexus, nexus.claim_task("EP07-T3", "Agent-1"))).outcome for _ in range(2)]
+
+    assert outcomes == [AttemptOutcome.FAILED] * 2
+    assert (task_of(nexus).status, task_of(nexus).failure_count) == (FAILED, 2)
+
+
 async def test_progress_told_as_a_number_harms_no_work(nexus: TaskNexus, handles: Handles) -> None:
     async def counts(task: Task, context: TaskContext) -> str:
         for percent in range(0, 100, 10):
