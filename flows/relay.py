@@ -167,7 +167,13 @@ class Relay:
     def _events(self, news: News) -> list[Event]:
         moves, more = chosen(news.moves, self.room)
         mask = mask_of(self.nexus.settings, os.environ)
-        events = [event_of(move, mask) for move in moves]
+        events = []
+        for move in moves:
+            try:
+                events.append(event_of(move, mask))
+            except Exception as error:  # of this one only: else nothing would be told from here on
+                more += 1
+                logger.warning("a move of %s cannot be told: %s: %s", move.task_id, type(error).__name__, error)
         if left := news.left_out + more:
             events.append(left_out(left, moves[-1] if moves else None))
         return events

@@ -89,8 +89,7 @@ async def run_attempt(
         await run.hand_back(f"no handler for {claim.task.task_type}")
         raise NoHandler(claim.task_id, claim.task.task_type)
     with attempt_span(claim, run_ref, secret) as span:
-        await run.begin(run_ref)
-        finished = await run.until_closed(work)
+        finished = await run.begin(run_ref) or await run.until_closed(work)
         span.ended(finished)
     return finished
 
@@ -119,7 +118,11 @@ class _Run:
         self.number = 0
         self.ending: Ending | None = None
 
-    async def begin(self, run_ref: Any) -> None:
+    async def begin(self, run_ref: Any) -> Finished | None:
+        """Start, and gather what the handler is given; how it ended, where that cannot be had.
+
+        It has begun then, so that is a failure and counts: handed back, the task would come to nothing for ever.
+        """
         task = self.claim.task
         try:
             await asyncio.sleep(0)  # where the caller was stopped while it claimed
@@ -127,23 +130,26 @@ class _Run:
                 self.number = (await self.start(self.claim, run_ref)).number
             else:  # it began with its claim
                 self.number = task.attempt_count
-            results = await to_the_end(self.nexus.results, task.depends_on) if task.depends_on else {}
-            note = await to_the_end(self._review_note) if task.reason else None
+            self.context = TaskContext(
+                agent_id=self.claim.agent_id,
+                attempt_number=self.number,
+                idempotency_key=task.work_key,
+                settings=self.nexus.settings,
+                previous_error=task.error,
+                logger=self.log,
+            )
+            if task.depends_on:
+                self.context.dependency_results = await to_the_end(self.nexus.results, task.depends_on)
+            if task.reason:
+                self.context.review_note = await to_the_end(self._review_note)
         except ClaimLost:
             raise
         except BaseException as error:
+            if self.number and isinstance(error, Exception) and not isinstance(error, NexusError):
+                return await self._failed(error)
             await self.hand_back(f"its agent could not begin: {type(error).__name__}")
             raise
-        self.context = TaskContext(
-            agent_id=self.claim.agent_id,
-            attempt_number=self.number,
-            idempotency_key=task.work_key,
-            settings=self.nexus.settings,
-            dependency_results=results,
-            previous_error=task.error,
-            review_note=note,
-            logger=self.log,
-        )
+        return None
 
     def _review_note(self) -> str | None:
         """The task's reason, if a reviewer gave it: what was completed once and is offered again was rejected."""
@@ -229,8 +235,7 @@ class _Run:
     async def _close(self, doing: asyncio.Future[Any], *, timed_out: bool) -> Finished:
         if self.ending is not None:
             if self.ending == "lost":
-                # Where only the heartbeats were lost the claim is still ours to give.
-                await self.hand_back("its lease could not be renewed")
+                await self._lose("its lease could not be renewed")
             await self._keep_late_result(doing)
             return await self._as_recorded(AttemptOutcome(self.ending))
         if timed_out:
@@ -304,6 +309,13 @@ class _Run:
                 await to_the_end(self.nexus.release, self.claim, reason)
         except NexusError as error:
             self.log.warning("not handed back: %s", error)
+
+    async def _lose(self, reason: str) -> None:
+        """Where only the heartbeats were lost, nobody need wait for a sweep. What it would count is counted."""
+        try:
+            await to_the_end(self.nexus.lose, self.claim, reason)
+        except NexusError as error:
+            self.log.warning("not said to be lost: %s", error)
 
     async def _keep_late_result(self, doing: asyncio.Future[Any]) -> None:
         """What a handler returned although it was told to stop: perhaps half of it, so nothing is completed."""

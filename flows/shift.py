@@ -163,7 +163,7 @@ class Shift:
                     self._begin()
                     await self._hand_back_what_waits()
                     await self._pause()
-                    self._raise_faults()
+                    self._look_at_faults()
         finally:
             # Stopped from outside, or by a fault: every attempt hands its task back before the shift ends.
             self.ahead.clear()
@@ -237,13 +237,17 @@ class Shift:
 
     def _closed(self, hand: asyncio.Task[None]) -> None:
         if hand.cancelled() or hand.exception() is None:
-            self.hands.discard(hand)  # what went wrong stays, for `_raise_faults`
+            self.hands.discard(hand)  # what went wrong stays, for `_look_at_faults`
         self.stir.set()
 
-    def _raise_faults(self) -> None:
+    def _look_at_faults(self) -> None:
+        """What the nexus did not do for one hand (it was away too long) ends no other's work; a bug ends the shift."""
         for hand in [hand for hand in self.hands if hand.done()]:
             self.hands.discard(hand)
-            hand.result()
+            try:
+                hand.result()
+            except NexusError as error:
+                self.shared.log.warning("the attempt at %s: %s", hand.get_name(), error)
 
     def _freed(self) -> None:
         """A handler has ended: the next claim gets its hand at once, and more are fetched before none is left."""

@@ -66,9 +66,9 @@ class Together(Generic[T]):
         writing = asyncio.get_running_loop().run_in_executor(None, self._insist, batch)
         writing.add_done_callback(lambda written: self._answer(batch, written))
 
-    def _answer(self, batch: Sequence[_Letter[T]], written: "asyncio.Future[Sequence[T | NexusError]]") -> None:
+    def _answer(self, batch: Sequence[_Letter[T]], written: "asyncio.Future[Sequence[T | Exception]]") -> None:
         error = written.exception()
-        ends = [error] * len(batch) if error is not None else written.result()
+        ends: Sequence[T | BaseException] = [error] * len(batch) if error is not None else written.result()
         for letter, end in zip(batch, ends, strict=True):
             if isinstance(end, BaseException):
                 letter.answer.set_exception(end)
@@ -78,7 +78,7 @@ class Together(Generic[T]):
         if self._is_writing:
             self._collect()
 
-    def _insist(self, batch: Sequence[_Letter[T]]) -> Sequence[T | NexusError]:
+    def _insist(self, batch: Sequence[_Letter[T]]) -> Sequence[T | Exception]:
         """Write until it is written or the last lease is over: what was done cost somebody money."""
         while True:
             try:
@@ -88,3 +88,14 @@ class Together(Generic[T]):
                     raise
                 run_log().warning("%s Trying again.", error)
                 time.sleep(min(1.0, self._lease_seconds / 3))
+            except Exception:
+                if len(batch) == 1:
+                    raise
+                return [self._alone(letter) for letter in batch]
+
+    def _alone(self, letter: _Letter[T]) -> T | Exception:
+        """What is wrong with one keeps no other from being written."""
+        try:
+            return self._insist([letter])[0]
+        except Exception as error:
+            return error

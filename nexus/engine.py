@@ -141,16 +141,20 @@ class Database:
         """
         return self._run(work, now, begin=WRITING)
 
-    def write_at_once(self, work: Callable[[Tx], T], again: Callable[[Tx], T]) -> T:
+    def write_at_once(
+        self, work: Callable[[Tx], T], again: Callable[[Tx], T], *, retry_seconds: float | None = None
+    ) -> T:
         """Run `work`, which is one statement on PostgreSQL: a transaction in itself, in one round trip.
 
         Where its answer was lost nobody knows what it moved: then `again` looks, in a transaction of its own.
+        `retry_seconds`: how long a server that is away is waited for; None is the setting.
         """
-        return self._run(work, None, begin=WRITING, again=None if self.is_sqlite else again)
+        again_there = None if self.is_sqlite else again
+        return self._run(work, None, begin=WRITING, again=again_there, retry_seconds=retry_seconds)
 
-    def read(self, work: Callable[[Tx], T], *, now: datetime | None = None) -> T:
-        """Run `work` on one consistent view; it must not write."""
-        return self._run(work, now, begin=READING)
+    def read(self, work: Callable[[Tx], T], *, now: datetime | None = None, retry_seconds: float | None = None) -> T:
+        """Run `work` on one consistent view; it must not write. `retry_seconds` as in `write_at_once`."""
+        return self._run(work, now, begin=READING, retry_seconds=retry_seconds)
 
     def close(self) -> None:
         """Close every pooled connection."""
@@ -199,15 +203,16 @@ class Database:
         *,
         begin: str | None,
         again: Callable[[Tx], T] | None = None,
+        retry_seconds: float | None = None,
     ) -> T:
-        patience = Patience(self._retry_seconds, self._reached)
+        patience = Patience(self._retry_seconds if retry_seconds is None else retry_seconds, self._reached)
         lost: Sent[T] | None = None
         while True:
             sent: Sent[T] | None = None
             try:
                 if lost is not None and again is not None:
                     commits.end(self.engine, lost.name)
-                    return self.write(again)
+                    return self._run(again, None, begin=WRITING, retry_seconds=retry_seconds)
                 if lost is not None and commits.happened(self.engine, lost):
                     return lost.results[0]
                 lost = None

@@ -73,6 +73,14 @@ class ClaimLost(NexusError):
         super().__init__(f"Claim {claim_no} on task {task_id!r} is lost: {now_held}. Stop working on it.")
 
 
+class TaskBusy(NexusError):
+    """Somebody else is writing this task at the moment; nothing was changed, and nothing is lost."""
+
+    def __init__(self, task_id: str) -> None:
+        self.task_id = task_id
+        super().__init__(f"Task {task_id!r} is being written by somebody else; try again in a moment.")
+
+
 class NotClaimable(NexusError):
     """This agent cannot claim this task now; `reasons` are those of `TaskNexus.explain`."""
 

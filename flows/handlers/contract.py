@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nexus.errors import short
 from nexus.schemas import MAX_DELAY_SECONDS, Task
 from nexus.settings import NexusSettings
 
@@ -47,6 +48,13 @@ class GiveUp(Exception):
     retryable = False
 
 
+def _in_words(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return short(value)
+
+
 @dataclass(slots=True)
 class TaskContext:
     """What a handler is given beside the task."""
@@ -70,9 +78,13 @@ class TaskContext:
     this is set completes nothing; unless it timed out, it is kept on the attempt as `late_result`."""
     _notes: deque[str] = field(default_factory=lambda: deque(maxlen=1))
 
-    def note(self, text: str) -> None:
-        """Say how far the work is; written to the attempt with the next heartbeat, the last one when it ends."""
-        self._notes.append(text)
+    def note(self, text: object) -> None:
+        """Say how far the work is; written to the attempt with the next heartbeat, the last one when it ends.
+
+        What is no text is written as one: how far the work is must not be what it fails of.
+        """
+        if text is not None:
+            self._notes.append(text if isinstance(text, str) else _in_words(text))
 
     def take_note(self) -> str | None:
         """The newest note that was not written yet; for the heartbeat."""

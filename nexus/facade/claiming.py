@@ -1,17 +1,21 @@
 """The life of a claim: renew it, and end it."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
 from nexus import queries, records, transitions
 from nexus.arguments import a_lease, a_text
 from nexus.engine import Tx
-from nexus.errors import ClaimLost, IllegalTransition, InvalidTask, NexusError, TaskNotFound
+from nexus.errors import ClaimLost, IllegalTransition, InvalidTask, NexusError, TaskBusy, TaskNotFound
 from nexus.facade.taking import Taking
 from nexus.retry import decide
 from nexus.rows import STATUS, Row, task_of, to_claim, to_task
 from nexus.schemas import Claim, Failure, Heartbeat, Task
 from nexus.states import HELD, TaskStatus, Verb, verbs_from
+
+BEAT_RETRY_SECONDS: Final = 1.0
+"""A server that is away is waited for no longer by a round of heartbeats: the next round is soon."""
 
 
 class Claiming(Taking):
@@ -28,16 +32,40 @@ class Claiming(Taking):
         def work(tx: Tx) -> Heartbeat:
             row = transitions.heartbeat(tx, claim, kept, lease_seconds)
             if row is not None:
-                return Heartbeat(task_id=claim.task_id, cancel_requested=False, lease_expires_at=row.lease_expires_at)
-            task = queries.task_row(tx, claim.task_id)
-            if task is not None and task.status == TaskStatus.CANCELLED and task.claim_no == claim.claim_no:
-                return Heartbeat(task_id=claim.task_id, cancel_requested=True, lease_expires_at=claim.lease_expires_at)
-            error = transitions.refusal(tx, Verb.RELEASE, claim)
-            if isinstance(error, IllegalTransition):
-                raise ClaimLost(claim.task_id, claim.claim_no, now_held=f"the task is {error.status}")
-            raise error
+                return _renewed(claim, row.lease_expires_at)
+            end = _unrenewed(tx, claim)
+            if isinstance(end, NexusError):
+                raise end
+            return end
 
         return self._database.write(work)
+
+    def heartbeat_many(self, beats: Iterable[tuple[Claim, str | None]]) -> list[Heartbeat | NexusError]:
+        """Renew many leases at once: pairs of a claim and a note on its work, or None.
+
+        For each, in order, what `heartbeat` would have said or raised. It waits for nobody: a task that somebody else
+        is writing at the moment (PostgreSQL) is `TaskBusy`, its claim as good as before; and a server that is away is
+        waited for by a second at most.
+
+        Raises `InvalidTask` (one of the notes is no text; nothing was renewed).
+        """
+        asked = [(claim, a_text(note)) for claim, note in beats]
+        if not asked:
+            return []
+
+        def work(tx: Tx) -> dict[tuple[str, int], datetime]:
+            return transitions.heartbeat_many(tx, asked)
+
+        patience = min(BEAT_RETRY_SECONDS, self.settings.database_retry_seconds)
+        until = self._database.write_at_once(work, work, retry_seconds=patience)
+        left = [claim for claim, _ in asked if _key(claim) not in until]
+        why = self._why_unrenewed(left, patience) if left else {}
+        return [_renewed(claim, until[key]) if (key := _key(claim)) in until else why[key] for claim, _ in asked]
+
+    def _why_unrenewed(self, claims: Sequence[Claim], patience: float) -> dict[tuple[str, int], Heartbeat | NexusError]:
+        return self._database.read(
+            lambda tx: {_key(claim): _unrenewed(tx, claim) for claim in claims}, retry_seconds=patience
+        )
 
     def complete(self, claim: Claim, result: Any = None) -> Task:
         """Done: closes the attempt with its result (JSON), frees dependants; `in_review` where asked for.
@@ -121,6 +149,17 @@ class Claiming(Taking):
         """Hand it back: offered again at once, no failure counted. Raises `ClaimLost`, `IllegalTransition`."""
         return self._database.write(lambda tx: to_task(transitions.release(tx, claim, a_text(reason))))
 
+    def lose(self, claim: Claim, reason: str) -> bool:
+        """The holder could not renew its lease in time: as the sweep does it when it finds a lease that is over.
+
+        The attempt is lost and counts as a loss, so that a task of which that comes ends. False where the claim is
+        not the current one any more; nothing was changed then.
+        """
+        why = a_text(reason) or ""
+        return self._database.write(
+            lambda tx: transitions.lose(tx, claim.task_id, claim.claim_no, why, actor=claim.agent_id)
+        )
+
     def current_claim(self, task_id: str, agent_id: str | None = None) -> Claim:
         """The live claim on a task, for whoever kept only its id; of `agent_id` where given.
 
@@ -172,3 +211,24 @@ class Claiming(Taking):
         if agent_id not in (None, row.claimed_by):
             raise ClaimLost(task_id, row.claim_no, now_held=f"{row.claimed_by} holds it, not {agent_id}")
         return to_claim(row)
+
+
+def _key(claim: Claim) -> tuple[str, int]:
+    return claim.task_id, claim.claim_no
+
+
+def _renewed(claim: Claim, until: datetime) -> Heartbeat:
+    return Heartbeat(task_id=claim.task_id, cancel_requested=False, lease_expires_at=until)
+
+
+def _unrenewed(tx: Tx, claim: Claim) -> Heartbeat | NexusError:
+    """Why a lease could not be renewed."""
+    task = queries.task_row(tx, claim.task_id)
+    if task is not None and task.status == TaskStatus.CANCELLED and task.claim_no == claim.claim_no:
+        return Heartbeat(task_id=claim.task_id, cancel_requested=True, lease_expires_at=claim.lease_expires_at)
+    error = transitions.refusal(tx, Verb.RELEASE, claim)
+    if not isinstance(error, IllegalTransition):
+        return error
+    if error.status in HELD:
+        return TaskBusy(claim.task_id)
+    return ClaimLost(claim.task_id, claim.claim_no, now_held=f"the task is {error.status}")

@@ -9,7 +9,7 @@ from nexus.transitions.by_time import abandon, expire, lose, mark_overdue, reass
 from nexus.transitions.core import refusal, settle_dependants, withdraw
 from nexus.transitions.deciding import approve, block, cancel, reject, retry, unblock
 from nexus.transitions.holding import TASK as DONE
-from nexus.transitions.holding import complete, completed, fail, heartbeat, release
+from nexus.transitions.holding import complete, completed, fail, heartbeat, heartbeat_many, release
 from nexus.transitions.taking import STALL, Where, begun, claim, claimed, looks, start
 from nexus.transitions.taking import TASK as TAKEN
 
@@ -30,6 +30,7 @@ __all__ = [
     "expire",
     "fail",
     "heartbeat",
+    "heartbeat_many",
     "looks",
     "lose",
     "mark_overdue",

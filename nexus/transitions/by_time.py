@@ -1,4 +1,6 @@
-"""What time brings: leases end, waiting gets too long, deadlines pass. Asked for by the sweep, never by an agent.
+"""What time brings: leases end, waiting gets too long, deadlines pass. Asked for by the sweep.
+
+An agent asks for none of it, but may say (`lose`) that its own lease could not be renewed.
 
 Every statement looks once more at what the sweep saw before it: a heartbeat, a claim or another sweep that came
 first wins.
@@ -35,18 +37,18 @@ def expire(tx: Tx, numbers: Sequence[int]) -> Sequence[Row]:
     return _lost(tx, _expire(), parameters)
 
 
-def lose(tx: Tx, task_id: str, claim_no: int, reason: str) -> bool:
-    """Take back one claim before its lease is over, because its process is known to be gone.
+def lose(tx: Tx, task_id: str, claim_no: int, reason: str, *, actor: str = SWEEP) -> bool:
+    """Take back one claim, whatever its lease: its process is gone, or its holder says that it is lost.
 
     Whether it was: where the claim is no longer the current one, nothing was changed.
     """
     parameters = {"p_task_id": task_id, "p_claim_no": claim_no, "p_error": reason, "p_why": reason}
-    return bool(_lost(tx, _lose(), parameters))
+    return bool(_lost(tx, _lose(), parameters, actor))
 
 
-def _lost(tx: Tx, compound: Compound, parameters: dict[str, Any]) -> Sequence[Row]:
-    rows = compound.run(tx, parameters)
-    follow(tx, Verb.EXPIRE, rows, SWEEP)
+def _lost(tx: Tx, compound: Compound, parameters: dict[str, Any], actor: str = SWEEP) -> Sequence[Row]:
+    rows = compound.run(tx, {**parameters, "p_by": actor})
+    follow(tx, Verb.EXPIRE, rows, actor)
     return rows
 
 
@@ -88,8 +90,8 @@ def _taken_back(whose: Clause, error: sa.ColumnElement[str]) -> sa.Update:
 
 def _with_attempts(move: sa.Update) -> Compound:
     def beside(moved: sa.FromClause) -> list[sa.Insert]:
-        said, why = (sa.bindparam(name, type_=sa.Text()) for name in ("p_error", "p_why"))
-        told = records.told_of(moved, Verb.EXPIRE, sa.literal_column(f"'{SWEEP}'", sa.Text()), why)
+        said, why, by = (sa.bindparam(name, type_=sa.Text()) for name in ("p_error", "p_why", "p_by"))
+        told = records.told_of(moved, Verb.EXPIRE, by, why)
         return [records.tried(moved, AttemptOutcome.LOST, error=said), told]
 
     return Compound(Verb.EXPIRE, move, beside, left_of)

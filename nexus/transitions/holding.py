@@ -1,18 +1,23 @@
 """The life of a claim after it began: renewed, and ended by its holder."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from functools import cache, lru_cache
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from nexus import records
 from nexus.engine import Tx
 from nexus.predicates import status_in
+from nexus.prepared import Prepared
 from nexus.retry import RetryDecision
-from nexus.rows import Row, as_kept, fields_of
+from nexus.rows import Row, as_kept, fields_of, moment_of
 from nexus.schemas import Claim
-from nexus.sql import later, now
+from nexus.sql import later, now, one_of
 from nexus.states import HELD, AttemptOutcome, TaskStatus, Verb
 from nexus.tables import tasks
 from nexus.transitions.compound import Compound, done_by, showing, shown
@@ -55,6 +60,57 @@ def heartbeat(tx: Tx, held: Claim, note: str | None, lease_seconds: float | None
     """Extend the lease; the row with its new end, or None where the claim is no longer current."""
     said = {"p_task_id": held.task_id, "p_claim_no": held.claim_no, "p_lease": lease_seconds, "p_note": note}
     return tx.run(_heartbeat(), **said).one_or_none()
+
+
+class _Words(FunctionElement[str]):
+    """The text that a JSON value is."""
+
+    type = sa.Text()
+    inherit_cache = True
+
+
+@compiles(_Words, "sqlite")
+def _words_sqlite(element: _Words, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"({compiler.process(element.clauses, **kw)} ->> '$')"
+
+
+@compiles(_Words, "postgresql")
+def _words_postgresql(element: _Words, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"({compiler.process(element.clauses, **kw)} #>> '{{}}')"
+
+
+@cache
+def _heartbeats() -> Prepared:
+    """The same for many. A task whose row somebody has locked is left as it is: no claim waits for another's."""
+    listed = shown()
+    current = tasks.c.task_id == listed.c.task_id, tasks.c.claim_no == listed.c.claim_no
+    free = (
+        sa.select(tasks.c.seq, tasks.c.claim_no, _Words(listed.c.value).label("note"))
+        .where(*current, _held_of_these())
+        .with_for_update(of=tasks, key_share=True, skip_locked=True)
+        .cte("free")
+    )
+    renewed = (
+        sa.update(tasks)
+        .where(tasks.c.seq == free.c.seq, tasks.c.claim_no == free.c.claim_no, _held_of_these())
+        .values(
+            lease_expires_at=later(now(), tasks.c.lease_seconds),
+            heartbeat_at=now(),
+            note=sa.func.coalesce(free.c.note, tasks.c.note),
+        )
+    )
+    return Prepared(renewed.returning(tasks.c.task_id, tasks.c.claim_no, as_kept(tasks.c.lease_expires_at)))
+
+
+def _held_of_these() -> sa.ColumnElement[bool]:
+    """Somebody holds a claim on it, asked of tasks that are found by their ids."""
+    return one_of(tasks.c.status, *(sa.literal_column(f"'{status}'") for status in sorted(HELD)))
+
+
+def heartbeat_many(tx: Tx, beats: Sequence[tuple[Claim, str | None]]) -> dict[tuple[str, int], datetime]:
+    """Extend the leases of these claims, each with a note; until when, by task and claim, of those that could be."""
+    rows = _heartbeats().rows(tx, showing(tx, beats))
+    return {(row.task_id, row.claim_no): moment_of(row.lease_expires_at) for row in rows}
 
 
 @lru_cache(maxsize=4)

@@ -186,6 +186,23 @@ class TestWithPrefect:
         assert [one.event for one in events] == ["nexus.task.added"] * 10 + ["nexus.board.moves-left-out"]
         assert events[-1].payload["moves"] == 20
 
+    async def test_a_move_that_cannot_be_told_keeps_no_other_from_being_told(
+        self, nexus: TaskNexus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def event_of_most(move: Move, mask: Any) -> Event:
+            if move.task_id == "relay-6":
+                raise ValueError("not as Prefect wants it")
+            return event_of(move, mask)
+
+        monkeypatch.setattr("flows.relay.event_of", event_of_most)
+        nexus.add_tasks({"task_id": f"relay-{n}"} for n in (6, 7))
+        async with relaying(nexus):
+            pass
+        await until_told("relay-7", "added")
+        events = Relay(nexus)._events(nexus.feed(nexus.now() - timedelta(hours=1)).read())
+        assert [one.event for one in events] == ["nexus.task.added", "nexus.board.moves-left-out"]
+        assert events[-1].payload["moves"] == 1
+
     async def test_where_nothing_moves_it_seldom_writes(
         self, nexus: TaskNexus, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -416,16 +416,18 @@ class Frozen(TaskNexus):
         super().__init__(**settings)
         self.thawed = threading.Event()
 
-    def heartbeat(self, *rest: Any, **named: Any) -> Any:
+    def heartbeat_many(self, beats: Any) -> Any:
         assert self.thawed.wait(20)
-        return super().heartbeat(*rest, **named)
+        return super().heartbeat_many(beats)
 
 
 class CutOff(TaskNexus):
     """A host whose heartbeats reach nobody."""
 
-    def heartbeat(self, *rest: Any, **named: Any) -> Any:
-        raise DatabaseUnavailable("no route to the database")
+    why: Exception = DatabaseUnavailable("no route to the database")
+
+    def heartbeat_many(self, beats: Any) -> Any:
+        raise self.why
 
 
 @pytest.mark.parametrize("noticed", [True, False], ids=["stopped", "done before it was noticed"])
@@ -463,8 +465,64 @@ async def test_work_stops_when_its_lease_could_not_be_renewed(make_nexus: MakeNe
     async with asyncio.timeout(10):
         done = await run_attempt(nexus, claimed(nexus, lease_seconds=0.3), lease_seconds=0.3)
 
-    assert (done.outcome, done.status) == (AttemptOutcome.RELEASED, None)
+    assert (done.outcome, done.status) == (AttemptOutcome.LOST, None)
     assert task_of(nexus).status == PENDING, "only the heartbeats were cut off: no need to wait for a sweep"
+    assert nexus.history("EP07-T3")[-1].actor == "Agent-1"
+
+
+@pytest.mark.parametrize("why", [DatabaseUnavailable("no route to the database"), RuntimeError("a bug")])
+async def test_a_task_whose_lease_can_never_be_renewed_still_ends(
+    make_nexus: MakeNexus, handles: Handles, why: Exception
+) -> None:
+    nexus = make_nexus(CutOff)
+    nexus.why = why
+    handles("summarise", sleeps)
+    nexus.add_task({"task_id": "EP07-T3", "task_type": "summarise", "retry_policy": {"max_losses": 2}})
+
+    async with asyncio.timeout(20):
+        for _ in range(2):
+            claim = nexus.claim_task("EP07-T3", "Agent-1", lease_seconds=0.3)
+            await run_attempt(nexus, claim, lease_seconds=0.3)
+
+    assert task_of(nexus).status == FAILED
+    assert (task_of(nexus).failure_count, task_of(nexus).loss_count) == (0, 2)
+
+
+async def test_a_task_for_which_nothing_can_be_read_still_ends(nexus: TaskNexus, handles: Handles) -> None:
+    """Somebody has spoilt the result that its handler was to be given."""
+    handles("summarise", summarise)
+    nexus.add_task({"task_id": "spoilt"})
+    nexus.complete(nexus.claim("Agent-1", start=True)[0], "read me")
+    spoil = "UPDATE nexus_tasks SET result = '{' WHERE task_id = 'spoilt'"
+    nexus._database.write(lambda tx: tx.connection.exec_driver_sql(spoil))
+    nexus.add_task(
+        {
+            "task_id": "EP07-T3",
+            "task_type": "summarise",
+            "depends_on": ["spoilt"],
+            "retry_policy": {"max_attempts": 2, "backoff_seconds": 0},
+        }
+    )
+
+    outcomes = [(await run_attempt(nexus, nexus.claim_task("EP07-T3", "Agent-1"))).outcome for _ in range(2)]
+
+    assert outcomes == [AttemptOutcome.FAILED] * 2
+    assert (task_of(nexus).status, task_of(nexus).failure_count) == (FAILED, 2)
+
+
+async def test_progress_told_as_a_number_harms_no_work(nexus: TaskNexus, handles: Handles) -> None:
+    async def counts(task: Task, context: TaskContext) -> str:
+        for percent in range(0, 100, 10):
+            context.note(percent)
+            await asyncio.sleep(0.06)
+        return "done"
+
+    handles("summarise", counts)
+
+    done = await run_attempt(nexus, claimed(nexus, lease_seconds=0.3), lease_seconds=0.3)
+
+    assert done.outcome == AttemptOutcome.COMPLETED
+    assert last_attempt(nexus).note == "90"
 
 
 async def test_a_blocked_task_is_taken_from_its_worker(nexus: TaskNexus, handles: Handles, signals: Signals) -> None:

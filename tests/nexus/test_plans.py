@@ -128,6 +128,7 @@ VERBS: dict[str, Callable[[TaskNexus, Clock], object]] = {
     "one task": lambda nexus, _: nexus.claim_task("pending-77", "Ada"),
     "start": lambda nexus, _: nexus.start_many(nexus.claim("Ada", 10)),
     "heartbeat": lambda nexus, _: [nexus.heartbeat(claim) for claim in nexus.claim("Ada", 2, start=True)],
+    "heartbeats": lambda nexus, _: nexus.heartbeat_many([(one, "half") for one in nexus.claim("Ada", 10, start=True)]),
     "complete": lambda nexus, _: nexus.complete_many([(one, 1) for one in nexus.claim("Ada", 10, start=True)]),
     "complete one": lambda nexus, _: nexus.complete(nexus.claim("Ada", start=True)[0], {"a": 1}),
     "fail": lambda nexus, _: nexus.fail(nexus.claim("Ada", start=True)[0], "no"),

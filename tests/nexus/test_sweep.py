@@ -65,6 +65,20 @@ class TestLeases:
         with pytest.raises(ClaimLost):
             nexus.heartbeat(claim)
 
+    def test_a_holder_may_say_that_its_own_claim_is_lost(self, nexus: TaskNexus, at_work: Any) -> None:
+        nexus.add_task({"task_id": "T1"})
+        claim = at_work("T1")
+        assert nexus.lose(claim, "no route to the database")
+        task = nexus.get_task_by_id("T1")
+        assert (task.status, task.claimed_by, task.loss_count, task.failure_count) == ("pending", None, 1, 0)
+        assert task.error == "Lost: no route to the database"
+        assert [attempt.outcome for attempt in nexus.attempts("T1")] == ["lost"]
+        said = nexus.history("T1")[-1]
+        assert (said.verb, said.actor, said.reason) == ("expire", "Ada", "no route to the database")
+        newer = at_work("T1", "Bob")
+        assert not nexus.lose(claim, "no route to the database"), "it is another's by now"
+        assert nexus.current_claim("T1").claim_no == newer.claim_no
+
     def test_losses_have_a_cap_of_their_own(self, nexus: TaskNexus, at_work: Any, clock: Any) -> None:
         nexus.add_task({"task_id": "T1", "retry_policy": {"max_attempts": 1, "max_losses": 3}})
         for losses in (1, 2):
