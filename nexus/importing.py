@@ -5,27 +5,18 @@ task; a record that changed redefines a task that nobody works on, and never say
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nexus import intake, queries, records, transitions
+from nexus import intake, queries, records, restoring, transitions
 from nexus.boards.records import Board, BoardTask, ImportReport, Reject
 from nexus.boards.times import one_line
 from nexus.engine import Again, Tx
 from nexus.errors import DependencyCycle, InvalidTask
 from nexus.progress import Progress, unheard
 from nexus.rows import Row
-from nexus.schemas import Attempt
 from nexus.settings import NexusSettings
-from nexus.states import HELD, AttemptOutcome, TaskStatus
-
-_DEFINITION = (
-    "task_type", "description", "payload", "priority", "tags", "depends_on", "required_capabilities", "assigned_to",
-    "on_dependency_failure",
-    "retry_policy", "timeout_seconds", "requires_review", "deadline", "related_task_id", "idempotency_key", "extra",
-)  # fmt: skip
-"""What a record says a task is, as opposed to where it stands."""
+from nexus.states import TaskStatus
 
 _MAY_CHANGE = frozenset({TaskStatus.PENDING, TaskStatus.BLOCKED, TaskStatus.STALLED})
 
@@ -99,13 +90,13 @@ class _Import:
             owner = owners.setdefault(key, task.task_id) if key else task.task_id
             row = rows.get(task.task_id)
             try:
-                _check_sizes(task, self.settings.max_payload_bytes)
+                restoring.check_sizes(task, self.settings.max_payload_bytes)
                 if owner != task.task_id:
                     raise InvalidTask(f"its idempotency_key is that of task {owner}")
                 if row is None:
-                    _check_attempts(task)
+                    restoring.check_attempts(task)
                     self.fresh[task.task_id] = task
-                elif row.import_digest == task.digest or _same_definition(task, row, self.settings):
+                elif row.import_digest == task.digest or restoring.is_same(task, row, self.settings):
                     self._keep(task, row)
                 elif row.status not in _MAY_CHANGE:
                     raise InvalidTask(f"the record changed, but its task is {row.status} here and stays as it is")
@@ -184,16 +175,18 @@ class _Import:
             raise Again  # one of them was pruned since we looked
         fresh = list(self.fresh.values())
         for batch in _batches(fresh, "writing", progress):
-            rows = [self._row(task) for task in batch]
+            rows = [restoring.row_of(task, self.settings, self.present) for task in batch]
             added = records.add_tasks(self.tx, rows)
             if len(added) != len(rows):
                 raise InvalidTask("another process added some of these tasks just now; import once more")
             records.write_events(self.tx, [self._arrival(row, task) for row, task in zip(rows, batch, strict=True)])
-            records.add_attempts(self.tx, [one for task in batch for one in self._attempts(task)])
+            records.add_attempts(self.tx, [one for task in batch for one in restoring.attempts_of(task)])
         self._end_stalls()
         for task_id, task in self.changed.items():
             episode = {"episode_id": task.new.episode_id} if task.new.episode_id else {}
-            records.redefine_task(self.tx, task_id, self._definition(task) | episode | {"import_digest": task.digest})
+            records.redefine_task(
+                self.tx, task_id, restoring.definition(task, self.settings) | episode | {"import_digest": task.digest}
+            )
             records.replace_dependencies(self.tx, task_id, ())
         for task_id, episode_id in self.rehomed.items():
             records.redefine_task(self.tx, task_id, {"episode_id": episode_id})
@@ -218,55 +211,6 @@ class _Import:
             records.close_stalls(self.tx, over, "import")
             transitions.settle_dependants(self.tx, transitions.withdraw(self.tx, over, self.actor, "was redefined"))
 
-    def _definition(self, task: BoardTask) -> dict[str, Any]:
-        row = intake.draft(task.new, self.settings.retry)
-        return {name: _listed(row[name]) for name in _DEFINITION}
-
-    def _row(self, task: BoardTask) -> dict[str, Any]:
-        """The row of a task with a past. What the table's CHECKs ask for is seen to here, whatever the board says."""
-        state, status = task.state, task.status
-        row = intake.row_of(intake.draft(task.new, self.settings.retry), task.task_id, self.present)
-        pending_since = state.pending_since if task.exact and state.pending_since else self.present
-        held = status in HELD
-        lease = state.lease_expires_at if task.exact else None
-        open_one = next((one for one in state.attempts if one.outcome == AttemptOutcome.RUNNING), None)
-        row |= {
-            "status": status.value,
-            "claimed_by": None if status == TaskStatus.PENDING else state.claimed_by,
-            "claim_no": max(state.claim_no, 1 if held else 0),
-            "lease_expires_at": (lease or self.present + timedelta(seconds=self.settings.lease_seconds))
-            if held
-            else None,
-            "lease_seconds": self.settings.lease_seconds if held else None,
-            "attempt_count": max(
-                state.attempt_count,
-                len(state.attempts),
-                1 if status == TaskStatus.IN_PROGRESS else 0,
-                *(one.number for one in state.attempts),
-            ),
-            "failure_count": state.failure_count,
-            "loss_count": state.loss_count,
-            "created_at": state.created_at or self.present,
-            "updated_at": state.updated_at or self.present,
-            "pending_since": pending_since if status == TaskStatus.PENDING else None,
-            "available_at": max(task.new.available_at or self.present, pending_since)
-            if not task.exact
-            else task.new.available_at or self.present,
-            "result": state.result,
-            "error": state.error,
-            "reason": state.reason,
-            "import_digest": task.digest,
-        }
-        return row | (self._going_on(task, open_one) if status == TaskStatus.IN_PROGRESS else {})
-
-    def _going_on(self, task: BoardTask, attempt: Attempt | None) -> dict[str, Any]:
-        """The attempt that goes on; a board that says only that one does gets one of which nothing else is known."""
-        said = {"holder": task.state.claimed_by}
-        if attempt is None:
-            return said | {"started_at": task.state.updated_at or self.present, "note": "imported as in progress"}
-        kept = {name: getattr(attempt, name) for name in ("started_at", "heartbeat_at", "note", "run_ref")}
-        return said | kept
-
     def _arrival(self, row: dict[str, Any], task: BoardTask) -> dict[str, Any]:
         return {
             "task_id": row["task_id"],
@@ -279,43 +223,8 @@ class _Import:
             "reason": str(task.source),
         }
 
-    def _attempts(self, task: BoardTask) -> Iterable[dict[str, Any]]:
-        """Those that are over."""
-        for attempt in task.state.attempts:
-            if attempt.outcome != AttemptOutcome.RUNNING:
-                yield attempt.model_dump() | {"outcome": attempt.outcome.value, "task_id": task.task_id}
-
 
 def _batches(tasks: Sequence[BoardTask], what: str = "", progress: Progress = unheard) -> Iterator[Sequence[BoardTask]]:
     for first in range(0, len(tasks), intake.BATCH):
         yield tasks[first : first + intake.BATCH]
         progress(what, min(first + intake.BATCH, len(tasks)), len(tasks))
-
-
-def _check_sizes(task: BoardTask, max_bytes: int) -> None:
-    for name, value in (("payload", task.new.payload), ("extra", task.new.extra), ("result", task.state.result)):
-        intake.check_size(name, value, max_bytes)
-
-
-def _check_attempts(task: BoardTask) -> None:
-    attempts = task.state.attempts
-    if len({attempt.number for attempt in attempts}) != len(attempts):
-        raise InvalidTask("two of its attempts have the same number")
-    running = sum(attempt.outcome == AttemptOutcome.RUNNING for attempt in attempts)
-    if running != (task.status == TaskStatus.IN_PROGRESS) and (running or task.exact):
-        raise InvalidTask(f"it has {running} open attempts and is {task.status}; one is open exactly while in progress")
-    last = max((attempt.number for attempt in attempts), default=0)
-    if any(attempt.outcome == AttemptOutcome.RUNNING and attempt.number < last for attempt in attempts):
-        raise InvalidTask("its open attempt is not its last one")
-    if any((attempt.outcome == AttemptOutcome.RUNNING) != (attempt.finished_at is None) for attempt in attempts):
-        raise InvalidTask("an attempt is running and finished at once, or neither")
-
-
-def _same_definition(task: BoardTask, row: Row, settings: NexusSettings) -> bool:
-    wanted = intake.draft(task.new, settings.retry)
-    return all(_listed(wanted[name]) == getattr(row, name) for name in _DEFINITION)
-
-
-def _listed(value: Any) -> Any:
-    """As it comes back: JSON knows no tuples."""
-    return list(value) if isinstance(value, tuple) else value
