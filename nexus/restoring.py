@@ -47,6 +47,8 @@ def row_of(task: BoardTask, settings: NexusSettings, present: datetime) -> dict[
     row |= {
         "status": status.value,
         "claimed_by": None if status == TaskStatus.PENDING else state.claimed_by,
+        # Also before it is started: a start leaves this alone, and the attempt that it begins is written down by it.
+        "holder": state.claimed_by if held else None,
         "claim_no": max(state.claim_no, 1 if held else 0),
         "lease_expires_at": (lease or present + timedelta(seconds=settings.lease_seconds)) if held else None,
         "lease_seconds": settings.lease_seconds if held else None,
@@ -74,11 +76,9 @@ def row_of(task: BoardTask, settings: NexusSettings, present: datetime) -> dict[
 
 def _going_on(task: BoardTask, attempt: Attempt | None, present: datetime) -> dict[str, Any]:
     """The attempt that goes on; a board that says only that one does gets one of which nothing else is known."""
-    said = {"holder": task.state.claimed_by}
     if attempt is None:
-        return said | {"started_at": task.state.updated_at or present, "note": "imported as in progress"}
-    kept = {name: getattr(attempt, name) for name in ("started_at", "heartbeat_at", "note", "run_ref")}
-    return said | kept
+        return {"started_at": task.state.updated_at or present, "note": "imported as in progress"}
+    return {name: getattr(attempt, name) for name in ("started_at", "heartbeat_at", "note", "run_ref")}
 
 
 def attempts_of(task: BoardTask) -> Iterable[dict[str, Any]]:
