@@ -197,7 +197,8 @@ class _Import:
             records.count_dependencies(self.tx, [task.task_id for task in batch])
         rows_there = queries.task_rows(self.tx, sorted(targets))
         ended = (TaskStatus.FAILED, TaskStatus.CANCELLED)
-        transitions.settle_dependants(self.tx, [name for name, row in rows_there.items() if row.status in ended])
+        gone = [name for name, row in rows_there.items() if row.status in ended]
+        transitions.settle_dependants(self.tx, gone, only=[task_id for task_id, _ in written])
 
     def _end_stalls(self) -> None:
         """What is asked for anew waits anew, and what was asked about the old is asked no longer."""

@@ -181,7 +181,7 @@ def add(tx: Tx, drafts: Sequence[Draft]) -> list[str]:
     _insert(tx, list(fresh.values()), FRESH | arriving(present))
     records.add_dependencies(tx, ((task_id, target) for task_id, targets in edges.items() for target in targets))
     if ended:
-        transitions.settle_dependants(tx, ended)
+        transitions.settle_dependants(tx, ended, only=list(edges))
     return ids
 
 

@@ -11,6 +11,8 @@ from nexus import TaskMonitoringConfig, TaskNexus
 from nexus.errors import ClaimLost
 from nexus.ladder import Candidate, Wanted, choose, spread
 
+from .conftest import Load
+
 HOUR = 3600.0
 
 
@@ -299,6 +301,21 @@ class TestDependenciesThatFail:
         )
         assert statuses("run", "cancel", "wait") == ["pending", "cancelled", "pending"]
         assert nexus.claim_task("run", "Ada")
+
+    @pytest.mark.parametrize("way", ["add", "import"])
+    def test_what_was_retried_since_is_left_alone_when_another_comes_to_depend_on_it(
+        self, nexus: TaskNexus, load: Load, statuses: Any, way: str
+    ) -> None:
+        self.board(nexus)
+        nexus.cancel("A")
+        nexus.retry("cancel")
+        late = [
+            {"task_id": "late", "depends_on": ["A"], "on_dependency_failure": "cancel"},
+            {"task_id": "later", "depends_on": ["late"], "on_dependency_failure": "cancel"},
+            {"task_id": "patient", "depends_on": ["A"]},
+        ]
+        nexus.add_tasks(late) if way == "add" else load(late)
+        assert statuses("cancel", "late", "later", "patient") == ["pending", "cancelled", "cancelled", "pending"]
 
     def test_a_long_chain(self, nexus: TaskNexus) -> None:
         chain = [{"task_id": "0"}]
