@@ -48,6 +48,7 @@ def import_board(
     work = _Import(tx, settings, actor)
     for batch in _batches(board.tasks, "comparing", progress):
         work.sort(batch)
+    work.hold()
     work.refuse_cycles()
     if not (strict and (work.rejects or board.rejects)):
         work.write(progress)
@@ -99,7 +100,7 @@ class _Import:
                 elif row.import_digest == task.digest or restoring.is_same(task, row, self.settings):
                     self._keep(task, row)
                 elif row.status not in _MAY_CHANGE:
-                    raise InvalidTask(f"the record changed, but its task is {row.status} here and stays as it is")
+                    raise InvalidTask(_at_work(row.status))
                 else:
                     self.changed[task.task_id] = task
             except InvalidTask as error:
@@ -127,6 +128,22 @@ class _Import:
             record=record,
         )
         self.rejects.append(found)
+
+    def hold(self) -> None:
+        """From here on nobody moves the changed tasks (PostgreSQL); what was moved since it was compared stays.
+
+        What they wait for is locked first, as whoever completes that does it: else two would wait for each other.
+        """
+        if not self.changed:
+            return
+        targets = {target for task in self.changed.values() for target in task.new.depends_on}
+        queries.hold_still(self.tx, sorted(targets))
+        status_of = queries.hold_still(self.tx, list(self.changed))
+        if len(status_of) < len(self.changed):
+            raise Again  # one of them was pruned since we looked
+        for task_id, status in status_of.items():
+            if status not in _MAY_CHANGE:
+                self._drop(task_id, _at_work(status))
 
     def refuse_cycles(self) -> None:
         """Tasks that would wait for one another for ever are rejected, and what waits for those."""
@@ -171,7 +188,7 @@ class _Import:
         """Insert the new tasks, redefine the changed ones, then count what each waits for."""
         written = list((self.fresh | self.changed).items())
         targets = {target for _, task in written for target in task.new.depends_on}
-        if targets - dict(written).keys() - queries.lock_targets(self.tx, sorted(targets)).keys():
+        if targets - dict(written).keys() - queries.hold_still(self.tx, sorted(targets)).keys():
             raise Again  # one of them was pruned since we looked
         fresh = list(self.fresh.values())
         for batch in _batches(fresh, "writing", progress):
@@ -223,6 +240,10 @@ class _Import:
             "claim_no": row["claim_no"],
             "reason": str(task.source),
         }
+
+
+def _at_work(status: str) -> str:
+    return f"the record changed, but its task is {status} here and stays as it is"
 
 
 def _batches(tasks: Sequence[BoardTask], what: str = "", progress: Progress = unheard) -> Iterator[Sequence[BoardTask]]:

@@ -37,11 +37,12 @@ def ids_of_keys(tx: Tx, keys: Sequence[str]) -> dict[str, str]:
     return {row.idempotency_key: row.task_id for row in tx.plain(statement, {"batch": dump_json(list(keys))})}
 
 
-def lock_targets(tx: Tx, task_ids: Sequence[str]) -> dict[str, str]:
+def hold_still(tx: Tx, task_ids: Sequence[str]) -> dict[str, str]:
     """The status of each of these tasks that exists, held still until the transaction ends (PostgreSQL).
 
     Whoever adds a dependency looks at its target under this lock, so a target that is being completed right
-    now either counts as completed here or finds the new edge when it counts its dependants down.
+    now either counts as completed here or finds the new edge when it counts its dependants down. Whoever redefines
+    a task looks under it whether somebody works on that meanwhile.
     """
     statement = (
         sa.select(tasks.c.task_id, tasks.c.status)

@@ -215,7 +215,7 @@ def free_dependants(tx: Tx, task_ids: Sequence[str]) -> None:
     """Count down what waits for these tasks, which are completed.
 
     A statement of its own, after their rows are locked: an edge that was added meanwhile has waited for that
-    lock (`queries.lock_targets`) and has seen the new status, or is visible here.
+    lock (`queries.hold_still`) and has seen the new status, or is visible here.
     """
     if tx.run(_dependants_freed(), batch=dump_json(list(task_ids))).rowcount:
         records.ring(tx)
