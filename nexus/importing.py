@@ -198,13 +198,7 @@ class _Import:
                 raise InvalidTask("another process added some of these tasks just now; import once more")
             records.write_events(self.tx, [self._arrival(row, task) for row, task in zip(rows, batch, strict=True)])
             records.add_attempts(self.tx, [one for task in batch for one in restoring.attempts_of(task)])
-        self._end_stalls()
-        for task_id, task in self.changed.items():
-            episode = {"episode_id": task.new.episode_id} if task.new.episode_id else {}
-            records.redefine_task(
-                self.tx, task_id, restoring.definition(task, self.settings) | episode | {"import_digest": task.digest}
-            )
-            records.replace_dependencies(self.tx, task_id, ())
+        self._redefine()
         for task_id, episode_id in self.rehomed.items():
             records.redefine_task(self.tx, task_id, {"episode_id": episode_id})
         for batch in _batches([task for _, task in written]):
@@ -217,17 +211,27 @@ class _Import:
         gone = [name for name, row in rows_there.items() if row.status in ended]
         transitions.settle_dependants(self.tx, gone, only=[task_id for task_id, _ in written])
 
-    def _end_stalls(self) -> None:
-        """What is asked for anew waits anew, and what was asked about the old is asked no longer."""
-        over: list[int] = []
-        for row in queries.task_rows(self.tx, list(self.changed)).values():
-            later = self.changed[row.task_id].new.deadline != row.deadline
-            ends = {"stall_id": row.stall_id} | ({"overdue_id": row.overdue_id} if later else {})
-            over += [stall_id for stall_id in ends.values() if stall_id is not None]
-            records.redefine_task(self.tx, row.task_id, dict.fromkeys(ends))
-        if over:
-            records.close_stalls(self.tx, over, "import")
-            transitions.settle_dependants(self.tx, transitions.withdraw(self.tx, over, self.actor, "was redefined"))
+    def _redefine(self) -> None:
+        """What is asked for anew waits anew, and what was asked about the old is asked no longer.
+
+        What is stalled stays so: whoever was asked to look at it still is.
+        """
+        if not self.changed:
+            return
+        rows = queries.task_rows(self.tx, list(self.changed))
+        over = records.ask_anew(self.tx, list(self.changed))
+        for task_id, task in self.changed.items():
+            values = restoring.definition(task, self.settings) | {"import_digest": task.digest}
+            if task.new.episode_id:
+                values["episode_id"] = task.new.episode_id
+            if rows[task_id].overdue_id is not None and task.new.deadline != rows[task_id].deadline:
+                values["overdue_id"] = None
+                records.close_stalls(self.tx, [rows[task_id].overdue_id], "import")
+                over.append(rows[task_id].overdue_id)
+            records.redefine_task(self.tx, task_id, values)
+            records.replace_dependencies(self.tx, task_id, ())
+        gone = transitions.withdraw(self.tx, over, self.actor, "was redefined") if over else []
+        transitions.settle_dependants(self.tx, gone)
 
     def _arrival(self, row: dict[str, Any], task: BoardTask) -> dict[str, Any]:
         return {

@@ -283,6 +283,8 @@ def open_stalls(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 def close_stalls(tx: Tx, stall_ids: Sequence[int], verb: str) -> None:
     """The tasks of these stalls have moved on."""
+    if not stall_ids:
+        return
     latest = sa.case((stalls.c.opened_at > now(), stalls.c.opened_at), else_=now())
     statement = sa.update(stalls).where(among_numbers(stalls.c.stall_id, "batch"), stalls.c.closed_at.is_(None))
     tx.run(statement.values(closed_at=latest, closed_by=str(verb), next_step_at=None), batch=dump_json(list(stall_ids)))
@@ -358,11 +360,23 @@ def resume(tx: Tx, task_type: str) -> list[int] | None:
     if not tx.plain(sa.delete(pauses).where(pauses.c.task_type == task_type)).rowcount:
         return None
     tx.leaves(lambda: sa.select(sa.literal(1)).where(~sa.exists().where(pauses.c.task_type == task_type)))
-    waits = sa.and_(tasks.c.status == TaskStatus.PENDING.value, tasks.c.available_at < now())
     its_own = sa.true() if task_type == EVERY_TYPE else tasks.c.task_type == task_type
-    # One statement: it waits for a sweep that is about to open stalls here.
-    anew = sa.update(tasks).where(waits, its_own).values(available_at=now(), stall_id=sa.null())
-    rows = tx.run(anew.values(previous_stall_id=tasks.c.stall_id).returning(tasks.c.previous_stall_id)).scalars()
-    if over := [stall_id for stall_id in rows if stall_id is not None]:
-        close_stalls(tx, over, "resume")
+    over = _wait_anew(tx, its_own)
+    close_stalls(tx, over, "resume")
     return over
+
+
+def ask_anew(tx: Tx, task_ids: Sequence[str]) -> list[int]:
+    """What these ask for is about to change, so those that are offered wait anew; the stalls that this closes."""
+    over = _wait_anew(tx, among(tasks.c.task_id, "batch"), batch=dump_json(list(task_ids)))
+    close_stalls(tx, over, "import")
+    return over
+
+
+def _wait_anew(tx: Tx, which: sa.ColumnElement[bool], **parameters: Any) -> list[int]:
+    """Waiting is counted from now for those that are pending and offered; the stalls of the time before."""
+    waits = sa.and_(tasks.c.status == TaskStatus.PENDING.value, tasks.c.available_at < now())
+    # One statement: it waits for a sweep that is about to open stalls here.
+    anew = sa.update(tasks).where(waits, which).values(available_at=now(), stall_id=sa.null())
+    anew = anew.values(previous_stall_id=tasks.c.stall_id).returning(tasks.c.previous_stall_id)
+    return [stall_id for stall_id in tx.run(anew, **parameters).scalars() if stall_id is not None]

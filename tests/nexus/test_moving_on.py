@@ -1,6 +1,5 @@
 """What the sweep does to get a task moving: another agent, a question to somebody, an end; and what undoes it."""
 
-import json
 from datetime import timedelta
 from typing import Any
 
@@ -489,27 +488,3 @@ class TestWhereNobodySweeps:
         nexus.claim("Ada", 250)
         clock.advance(700)
         assert len(nexus.claim("Bo", 250)) == 100
-
-
-class TestATaskThatIsRedefined:
-    def test_is_watched_anew(self, nexus: TaskNexus, clock: Any, elsewhere: Any) -> None:
-        """A second import of a changed record: the old wait and the old deadline are nobody's business any more."""
-        board = elsewhere / "board.json"
-
-        def load(**more: Any) -> None:
-            board.write_text(json.dumps([{"task_id": "A"}, {"task_id": "T1", **more}], default=str))
-            assert not nexus.import_board(nexus.read_board(board)).rejects
-
-        load(deadline=clock() + timedelta(minutes=30))
-        clock.advance(HOUR)
-        nexus.sweep(watching("escalate"))
-        assert {stall.kind for stall in nexus.stalls("T1", open_only=True)} == {"waiting", "deadline"}
-        load(deadline=clock() + timedelta(hours=9), depends_on=["A"])
-        assert nexus.stalls("T1", open_only=True) == []
-        assert {stall.closed_by for stall in nexus.stalls("T1")} == {"import"}
-        asked = [task.status for task in nexus.get_all_tasks(tag="escalation") if task.related_task_id == "T1"]
-        assert asked == ["cancelled", "cancelled"]
-        assert "T1" not in {item.task_id for item in nexus.sweep(watching("fail")).items}
-        assert [one for one in nexus.doctor() if one.code != "sweep"] == []
-        clock.advance(9 * HOUR)
-        assert "overdue" in {item.action for item in nexus.sweep().items if item.task_id == "T1"}

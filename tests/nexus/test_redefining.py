@@ -1,13 +1,24 @@
 """A second import of a changed record: the task is asked for anew, so it waits anew; whoever works on it is let be."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from nexus import Claim, TaskNexus
+from nexus import Claim, TaskMonitoringConfig, TaskNexus
 
 from .conftest import Load
+
+HOUR = 3600.0
+ESCALATE = TaskMonitoringConfig(escalation_strategy="escalate")
+MARK = TaskMonitoringConfig(escalation_strategy="mark_stalled")
+
+
+def questions(nexus: TaskNexus, task_id: str) -> list[str]:
+    """Where the escalations that ask about a task stand, first to last."""
+    asked = nexus.get_all_tasks(tag="escalation")
+    return [str(task.status) for task in asked if task.related_task_id == task_id]
 
 
 def sound(nexus: TaskNexus) -> bool:
@@ -83,3 +94,74 @@ class TestWhoeverWorksOnIt:
         )
         assert [reject.task_id for reject in report.rejects] == ["T", "X"]
         assert "cycle" in report.rejects[1].reason.lower()
+
+
+class TestItWaitsAnew:
+    def test_from_when_it_became_claimable_by_losing_a_dependency(
+        self, nexus: TaskNexus, load: Load, clock: Any, statuses: Callable[..., Sequence[str]]
+    ) -> None:
+        load([{"task_id": "X"}, {"task_id": "T", "depends_on": ["X"]}])
+        nexus.claim_task("X", "Ada", lease_seconds=9 * 86_400)
+        clock.advance(2 * 86_400)
+        load([{"task_id": "X"}, {"task_id": "T"}])
+        clock.advance(1)
+        assert nexus.sweep(MARK).items == ()
+        clock.advance(HOUR)
+        [item] = nexus.sweep(MARK).items
+        assert (item.task_id, item.waiting_seconds, statuses("T")) == ("T", HOUR + 1, ["stalled"])
+
+    def test_so_somebody_is_asked_again_where_it_still_waits_too_long(
+        self, nexus: TaskNexus, load: Load, clock: Any
+    ) -> None:
+        load([{"task_id": "T", "description": "one"}])
+        clock.advance(2 * HOUR)
+        nexus.sweep(ESCALATE)
+        load([{"task_id": "T", "description": "two"}])
+        assert questions(nexus, "T") == ["cancelled"]
+        clock.advance(2 * HOUR)
+        nexus.sweep(ESCALATE)
+        assert questions(nexus, "T") == ["cancelled", "pending"]
+        assert len(nexus.stalls("T")) == 2
+        assert sound(nexus)
+
+    def test_but_not_earlier_than_its_backoff_says(
+        self, nexus: TaskNexus, load: Load, at_work: Callable[..., Claim]
+    ) -> None:
+        load([{"task_id": "T", "description": "one"}])
+        again = nexus.fail(at_work("T"), "no luck").available_at
+        load([{"task_id": "T", "description": "two"}])
+        task = nexus.get_task_by_id("T")
+        assert task is not None
+        assert (task.description, task.available_at) == ("two", again)
+
+    def test_and_an_operator_is_still_asked_about_what_stays_stalled(
+        self, nexus: TaskNexus, load: Load, clock: Any, statuses: Callable[..., Sequence[str]]
+    ) -> None:
+        load([{"task_id": "T", "description": "one"}])
+        clock.advance(2 * HOUR)
+        nexus.sweep(ESCALATE)
+        nexus.sweep(MARK)
+        assert statuses("T") == ["stalled"]
+        load([{"task_id": "T", "description": "two"}])
+        assert (statuses("T"), questions(nexus, "T")) == (["stalled"], ["pending"])
+        nexus.retry("T")
+        assert questions(nexus, "T") == ["cancelled"]
+        assert sound(nexus)
+
+    def test_and_the_old_deadline_is_nobodys_business_any_more(self, nexus: TaskNexus, load: Load, clock: Any) -> None:
+        def due(hours: float) -> str:
+            return (clock() + timedelta(hours=hours)).isoformat()
+
+        load([{"task_id": "A"}, {"task_id": "T", "deadline": due(0.5)}])
+        clock.advance(HOUR)
+        nexus.sweep(ESCALATE)
+        assert {stall.kind for stall in nexus.stalls("T", open_only=True)} == {"waiting", "deadline"}
+        load([{"task_id": "A"}, {"task_id": "T", "deadline": due(9), "depends_on": ["A"]}])
+        assert nexus.stalls("T", open_only=True) == []
+        assert {stall.closed_by for stall in nexus.stalls("T")} == {"import"}
+        assert questions(nexus, "T") == ["cancelled", "cancelled"]
+        fail = TaskMonitoringConfig(escalation_strategy="fail")
+        assert "T" not in {item.task_id for item in nexus.sweep(fail).items}
+        assert sound(nexus)
+        clock.advance(9 * HOUR)
+        assert "overdue" in {item.action for item in nexus.sweep().items if item.task_id == "T"}
