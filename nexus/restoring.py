@@ -41,6 +41,7 @@ def row_of(task: BoardTask, settings: NexusSettings, present: datetime) -> dict[
     state, status = task.state, task.status
     row = intake.row_of(intake.draft(task.new, settings.retry), task.task_id, present)
     pending_since = state.pending_since if task.exact and state.pending_since else present
+    offered = task.new.available_at or present
     held = status in HELD
     lease = state.lease_expires_at if task.exact else None
     open_one = next((one for one in state.attempts if one.outcome == AttemptOutcome.RUNNING), None)
@@ -63,9 +64,7 @@ def row_of(task: BoardTask, settings: NexusSettings, present: datetime) -> dict[
         "created_at": state.created_at or present,
         "updated_at": state.updated_at or present,
         "pending_since": pending_since if status == TaskStatus.PENDING else None,
-        "available_at": max(task.new.available_at or present, pending_since)
-        if not task.exact
-        else task.new.available_at or present,
+        "available_at": max(offered, pending_since) if status == TaskStatus.PENDING else offered,
         "result": state.result,
         "error": state.error,
         "reason": state.reason,

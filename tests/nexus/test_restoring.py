@@ -67,3 +67,27 @@ def test_a_claim_that_was_live_in_an_export_goes_on_where_it_is_imported(
     assert other.complete(claim, "done").status == "completed"
     assert [attempt.agent_id for attempt in other.attempts("T")] == ["Ada"]
     assert other.doctor() == []
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"available_at": "2030-01-01T00:00:00Z"},
+        {"available_at": None},
+        {"pending_since": "2199-01-01T00:00:00Z"},
+        {"pending_since": "2199-01-01T00:00:00Z", "available_at": None},
+    ],
+    ids=str,
+)
+def test_an_edited_export_comes_in_with_every_record_and_nothing_was_claimable_before_it_was_pending(
+    nexus: TaskNexus, load: Load, edit: dict[str, Any]
+) -> None:
+    nexus.add_tasks([{"task_id": "T"}, {"task_id": "U"}])
+    exported = [task.model_dump(mode="json") for task in nexus.get_all_tasks()]
+    edited = {**exported[0], "task_id": "edited", **edit}
+    report = load({"nexus_board": 1, "tasks": [edited, {**exported[1], "task_id": "as it was"}]})
+    assert (report.accepted, report.rejected) == (2, 0)
+    task = nexus.get_task_by_id("edited")
+    assert task is not None
+    assert task.pending_since is not None
+    assert task.available_at >= task.pending_since
