@@ -31,7 +31,7 @@ class RolledBack(Exception):
 
 def known_ids(tx: Tx, wanted: set[str]) -> set[str]:
     """Which of these ids are tasks already."""
-    return set(queries.task_rows(tx, sorted(wanted)))
+    return set(queries.statuses_of(tx, sorted(wanted)))
 
 
 def import_board(
@@ -164,7 +164,7 @@ class _Import:
                     raise  # the nexus itself holds a cycle, which it never lets in
             else:
                 break
-        self._refuse_orphans(known=set(queries.task_rows(self.tx, outside)))
+        self._refuse_orphans(known=set(queries.statuses_of(self.tx, outside)))
 
     def _refuse_orphans(self, known: set[str]) -> None:
         while True:
@@ -206,9 +206,8 @@ class _Import:
             records.add_dependencies(self.tx, edges)
         for batch in _batches([task for _, task in written]):
             records.count_dependencies(self.tx, [task.task_id for task in batch])
-        rows_there = queries.task_rows(self.tx, sorted(targets))
         ended = (TaskStatus.FAILED, TaskStatus.CANCELLED)
-        gone = [name for name, row in rows_there.items() if row.status in ended]
+        gone = [name for name, status in queries.statuses_of(self.tx, sorted(targets)).items() if status in ended]
         transitions.settle_dependants(self.tx, gone, only=[task_id for task_id, _ in written])
 
     def _redefine(self) -> None:
