@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nexus import intake, queries, records, restoring, transitions
+from nexus import intake, queries, records, restoring, transitions, waiting
 from nexus.boards.records import Board, BoardTask, ImportReport, Reject
 from nexus.boards.times import one_line
 from nexus.engine import Again, Tx
@@ -218,14 +218,14 @@ class _Import:
         if not self.changed:
             return
         rows = queries.task_rows(self.tx, list(self.changed))
-        over = records.ask_anew(self.tx, list(self.changed))
+        over = waiting.ask_anew(self.tx, list(self.changed))
         for task_id, task in self.changed.items():
             values = restoring.definition(task, self.settings) | {"import_digest": task.digest}
             if task.new.episode_id:
                 values["episode_id"] = task.new.episode_id
             if rows[task_id].overdue_id is not None and task.new.deadline != rows[task_id].deadline:
                 values["overdue_id"] = None
-                records.close_stalls(self.tx, [rows[task_id].overdue_id], "import")
+                waiting.close_stalls(self.tx, [rows[task_id].overdue_id], "import")
                 over.append(rows[task_id].overdue_id)
             records.redefine_task(self.tx, task_id, values)
             records.replace_dependencies(self.tx, task_id, ())

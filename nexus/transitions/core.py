@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from nexus import records
+from nexus import records, waiting
 from nexus.engine import Tx
 from nexus.errors import ClaimLost, IllegalTransition, NexusError, TaskNotFound
 from nexus.predicates import is_held, status_in
@@ -159,7 +159,7 @@ def _close(tx: Tx, verb: Verb, stall_ids: Iterable[int | None], actor: str | Non
     over = [stall_id for stall_id in stall_ids if stall_id is not None]
     if not over:
         return []
-    records.close_stalls(tx, over, verb)
+    waiting.close_stalls(tx, over, verb)
     return withdraw(tx, over, actor, f"moved on ({verb})")
 
 
