@@ -5,7 +5,7 @@ task; a record that changed redefines a task that nobody works on, and never say
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 from nexus import intake, queries, records, restoring, transitions, waiting
@@ -75,6 +75,8 @@ class _Import:
         self.present = tx.present()
         self.fresh: dict[str, BoardTask] = {}
         self.changed: dict[str, BoardTask] = {}
+        self.before: dict[str, Row] = {}
+        """The changed ones as they stand, held still."""
         self.rehomed: dict[str, str] = {}
         self.unchanged = 0
         self.rejects: list[Reject] = []
@@ -144,6 +146,7 @@ class _Import:
         for task_id, status in status_of.items():
             if status not in _MAY_CHANGE:
                 self._drop(task_id, _at_work(status))
+        self.before = queries.task_rows(self.tx, list(self.changed))
 
     def refuse_cycles(self) -> None:
         """Tasks that would wait for one another for ever are rejected, and what waits for those."""
@@ -190,14 +193,7 @@ class _Import:
         targets = {target for _, task in written for target in task.new.depends_on}
         if targets - dict(written).keys() - queries.hold_still(self.tx, sorted(targets)).keys():
             raise Again  # one of them was pruned since we looked
-        fresh = list(self.fresh.values())
-        for batch in _batches(fresh, "writing", progress):
-            rows = [restoring.row_of(task, self.settings, self.present) for task in batch]
-            added = records.add_tasks(self.tx, rows)
-            if len(added) != len(rows):
-                raise InvalidTask("another process added some of these tasks just now; import once more")
-            records.write_events(self.tx, [self._arrival(row, task) for row, task in zip(rows, batch, strict=True)])
-            records.add_attempts(self.tx, [one for task in batch for one in restoring.attempts_of(task)])
+        self._add(progress)
         self._redefine()
         for task_id, episode_id in self.rehomed.items():
             records.redefine_task(self.tx, task_id, {"episode_id": episode_id})
@@ -206,9 +202,30 @@ class _Import:
             records.add_dependencies(self.tx, edges)
         for batch in _batches([task for _, task in written]):
             records.count_dependencies(self.tx, [task.task_id for task in batch])
-        ended = (TaskStatus.FAILED, TaskStatus.CANCELLED)
-        gone = [name for name, status in queries.statuses_of(self.tx, sorted(targets)).items() if status in ended]
-        transitions.settle_dependants(self.tx, gone, only=[task_id for task_id, _ in written])
+        status_of = queries.statuses_of(self.tx, sorted(targets))
+        gone = {name for name, status in status_of.items() if status in (TaskStatus.FAILED, TaskStatus.CANCELLED)}
+        only = [task_id for task_id, task in written if self._comes_to_depend_on(task, gone)]
+        transitions.settle_dependants(self.tx, gone, only=only)
+
+    def _comes_to_depend_on(self, task: BoardTask, gone: Set[str]) -> bool:
+        """It does only now: what did before went its way, and stands elsewhere where an operator retried it."""
+        settled: Set[str] = set()
+        if task.new.on_dependency_failure == "cancel":
+            before = self.before.get(task.task_id)
+            if before is not None and before.on_dependency_failure == "cancel":
+                settled = set(before.depends_on)
+            elif before is None and task.exact:
+                settled = self.fresh.keys()
+        return not gone.isdisjoint(set(task.new.depends_on) - settled)
+
+    def _add(self, progress: Progress) -> None:
+        for batch in _batches(list(self.fresh.values()), "writing", progress):
+            rows = [restoring.row_of(task, self.settings, self.present) for task in batch]
+            added = records.add_tasks(self.tx, rows)
+            if len(added) != len(rows):
+                raise InvalidTask("another process added some of these tasks just now; import once more")
+            records.write_events(self.tx, [self._arrival(row, task) for row, task in zip(rows, batch, strict=True)])
+            records.add_attempts(self.tx, [one for task in batch for one in restoring.attempts_of(task)])
 
     def _redefine(self) -> None:
         """What is asked for anew waits anew, and what was asked about the old is asked no longer.
@@ -217,16 +234,16 @@ class _Import:
         """
         if not self.changed:
             return
-        rows = queries.task_rows(self.tx, list(self.changed))
         over = waiting.ask_anew(self.tx, list(self.changed))
         for task_id, task in self.changed.items():
             values = restoring.definition(task, self.settings) | {"import_digest": task.digest}
             if task.new.episode_id:
                 values["episode_id"] = task.new.episode_id
-            if rows[task_id].overdue_id is not None and task.new.deadline != rows[task_id].deadline:
+            late, deadline = self.before[task_id].overdue_id, self.before[task_id].deadline
+            if late is not None and deadline != task.new.deadline:
                 values["overdue_id"] = None
-                waiting.close_stalls(self.tx, [rows[task_id].overdue_id], "import")
-                over.append(rows[task_id].overdue_id)
+                waiting.close_stalls(self.tx, [late], "import")
+                over.append(late)
             records.redefine_task(self.tx, task_id, values)
             records.replace_dependencies(self.tx, task_id, ())
         gone = transitions.withdraw(self.tx, over, self.actor, "was redefined") if over else []

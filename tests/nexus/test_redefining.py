@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nexus import Claim, TaskMonitoringConfig, TaskNexus
+from nexus.boards import write_board
 
 from .conftest import Load
 
@@ -165,3 +167,45 @@ class TestItWaitsAnew:
         assert sound(nexus)
         clock.advance(9 * HOUR)
         assert "overdue" in {item.action for item in nexus.sweep().items if item.task_id == "T"}
+
+
+class TestAnOperatorsRetryOfWhatDependsOnAFailureStands:
+    @pytest.fixture
+    def board(self, nexus: TaskNexus, load: Load) -> list[dict[str, Any]]:
+        """The board on which A was cancelled, so that T was, which an operator has retried."""
+        board = [
+            {"task_id": "A"},
+            {"task_id": "B"},
+            {"task_id": "T", "depends_on": ["A"], "on_dependency_failure": "cancel"},
+            {"task_id": "U", "depends_on": ["A"], "on_dependency_failure": "run"},
+        ]
+        load(board)
+        nexus.cancel("A")
+        nexus.cancel("B")
+        nexus.retry("T")
+        return board
+
+    def test_when_other_words_say_the_same(
+        self, nexus: TaskNexus, load: Load, board: list[dict[str, Any]], statuses: Callable[..., Sequence[str]]
+    ) -> None:
+        *_, t, u = board
+        assert load([{**t, "description": "new"}, {**u, "description": "new"}]).updated == 2
+        assert statuses("T", "U") == ["pending", "pending"]
+        assert nexus.explain("U") == []
+
+    @pytest.mark.parametrize("more", [{"depends_on": ["A", "B"]}, {"depends_on": ["B"]}])
+    def test_but_not_when_it_comes_to_depend_on_another(
+        self, load: Load, board: list[dict[str, Any]], statuses: Callable[..., Sequence[str]], more: dict[str, Any]
+    ) -> None:
+        load([{**board[2], **more}])
+        assert statuses("T") == ["cancelled"]
+
+    def test_where_its_export_is_imported(
+        self, nexus: TaskNexus, board: list[dict[str, Any]], open_board: Callable[..., TaskNexus], tmp_path: Path
+    ) -> None:
+        exported = nexus.get_all_tasks()
+        write_board(tmp_path / "export.json", exported, {})
+        other = open_board(f"sqlite:///{tmp_path / 'other.db'}")
+        other.import_board(other.read_board(tmp_path / "export.json"))
+        assert [task.status for task in other.get_all_tasks()] == [task.status for task in exported]
+        assert other.explain("U") == []
