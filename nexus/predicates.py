@@ -1,13 +1,13 @@
 """What a task must be for a claim to take it: clauses that the claim, the listings and `explain` share."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import sqlalchemy as sa
 
 from nexus.monitoring import EscalationPolicy, TaskMonitoringConfig
-from nexus.sql import among, among_numbers, covers, later, not_before, now, overlaps
+from nexus.sql import among, among_numbers, covers, later, now, overlaps
 from nexus.states import HELD, TaskStatus
 from nexus.tables import agents, pauses, tasks
 from nexus.values import dump_json
@@ -35,34 +35,16 @@ def is_waiting(source: sa.FromClause = tasks) -> Clause:
     return sa.and_(pending, source.c.unmet_dependencies == sa.literal_column("0"))
 
 
-def is_due() -> Clause:
+def is_due(source: sa.FromClause = tasks) -> Clause:
     """Its time has come."""
-    return tasks.c.available_at <= now()
+    return source.c.available_at <= now()
 
 
-def is_urgent_enough() -> Clause:
-    """Not more urgent than everything whose time has come: it only spares SQLite to read past what is not due yet.
-
-    In the order of a claim (priority, then time) that stands before what is due: a hundred thousand urgent tasks in
-    backoff would cost each claim 4 ms. So the priorities are looked up one after the other, until one has a task
-    that is due.
-    """
-    first, following, due = (tasks.alias(name) for name in ("first", "following", "due"))
-    least = sa.select(sa.func.min(first.c.priority)).where(is_waiting(first)).scalar_subquery()
-    begin = sa.select(least.label("priority")).cte("priorities", recursive=True, nesting=True)
-    beyond = sa.select(sa.func.min(following.c.priority))
-    beyond = beyond.where(is_waiting(following), following.c.priority > begin.c.priority)
-    priorities = begin.union_all(sa.select(beyond.scalar_subquery()).where(begin.c.priority.is_not(None)))
-    has_due = sa.exists().where(is_waiting(due), due.c.priority == priorities.c.priority, due.c.available_at <= now())
-    found = sa.select(priorities.c.priority).where(has_due).limit(sa.literal_column("1"))
-    return not_before(tasks.c.priority, found.scalar_subquery())
-
-
-def is_offered() -> Clause:
+def is_offered(source: sa.FromClause = tasks) -> Clause:
     """Neither its type nor the whole board is paused. Not correlated: it is asked once a statement, not once a row."""
     paused = sa.select(pauses.c.task_type)
     board = sa.exists().where(pauses.c.task_type == sa.literal_column(f"'{EVERY_TYPE}'"))
-    return sa.and_(tasks.c.task_type.not_in(paused), ~board)
+    return sa.and_(source.c.task_type.not_in(paused), ~board)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,32 +72,32 @@ class Claimant:
         return cls(agents.c.agent_id, agents.c.capabilities, agents.c.task_types)
 
 
-def of_the_task() -> dict[str, Clause]:
+def of_the_task(source: sa.FromClause = tasks) -> dict[str, Clause]:
     """What keeps a task from everybody, by the code of the reason that `explain` gives."""
     return {
-        "status": status_in({TaskStatus.PENDING}),
-        "dependency": tasks.c.unmet_dependencies == sa.literal_column("0"),
-        "time": is_due(),
-        "paused": is_offered(),
+        "status": source.c.status == sa.literal_column(f"'{TaskStatus.PENDING}'"),
+        "dependency": source.c.unmet_dependencies == sa.literal_column("0"),
+        "time": is_due(source),
+        "paused": is_offered(source),
     }
 
 
-def of_the_agent(who: Claimant) -> dict[str, Clause]:
+def of_the_agent(who: Claimant, source: sa.FromClause = tasks) -> dict[str, Clause]:
     """What keeps a task from one agent, by the code of the reason; its limit is counted outside, under a lock."""
     clauses: dict[str, Clause] = {
-        "assigned": sa.or_(tasks.c.assigned_to.is_(None), tasks.c.assigned_to == who.agent_id),
-        "capability": covers(who.capabilities, tasks.c.required_capabilities),
+        "assigned": sa.or_(source.c.assigned_to.is_(None), source.c.assigned_to == who.agent_id),
+        "capability": covers(who.capabilities, source.c.required_capabilities),
     }
     if who.task_types is not None:
-        handled = among(tasks.c.task_type, who.task_types)
+        handled = among(source.c.task_type, who.task_types)
         is_column = isinstance(who.task_types, sa.Column)
         clauses["no_handler"] = sa.or_(who.task_types.is_(None), handled) if is_column else handled
     return clauses
 
 
-def is_claimable_by(who: Claimant) -> Clause:
+def is_claimable_by(who: Claimant, source: sa.FromClause = tasks) -> Clause:
     """The claim's whole predicate: what `explain` takes apart."""
-    return sa.and_(*of_the_task().values(), *of_the_agent(who).values())
+    return sa.and_(*of_the_task(source).values(), *of_the_agent(who, source).values())
 
 
 def is_expired() -> Clause:
@@ -162,22 +144,24 @@ def threshold_seconds(config: TaskMonitoringConfig, learnt: Mapping[str, float])
     return sa.case(*own, else_=general) if own else general
 
 
-def wanted(*, task_types: bool, tags: bool, type_or_tag: bool, episode: bool, task_id: bool) -> list[Clause]:
-    """The caller's own wishes, as far as there are any.
+def wanted(wishes: Mapping[str, bool], source: sa.FromClause = tasks) -> list[Clause]:
+    """The caller's own wishes: by name which of `WISHES` there are.
 
     The values are bound under these names with `p_` before them: SQLAlchemy keeps the names of the columns of an
     UPDATE (`tags`, say) for itself.
     """
-    clauses: list[Clause] = []
-    if task_types:
-        clauses.append(among(tasks.c.task_type, "p_task_types"))
-    if tags:
-        clauses.append(overlaps(tasks.c.tags, sa.bindparam("p_tags", type_=sa.Text())))
-    if type_or_tag:
-        either = sa.bindparam("p_type_or_tag", type_=sa.Text())
-        clauses.append(sa.or_(among(tasks.c.task_type, "p_type_or_tag"), overlaps(tasks.c.tags, either)))
-    if episode:
-        clauses.append(tasks.c.episode_id == sa.bindparam("p_episode_id", type_=sa.Text()))
-    if task_id:
-        clauses.append(tasks.c.task_id == sa.bindparam("p_task_id", type_=sa.Text()))
-    return clauses
+    return [WISHES[name](source, f"p_{name}") for name, is_wished in wishes.items() if is_wished]
+
+
+def _has_tag(source: sa.FromClause, bound: str) -> Clause:
+    return overlaps(source.c.tags, sa.bindparam(bound, type_=sa.Text()))
+
+
+WISHES: Final[Mapping[str, Callable[[sa.FromClause, str], Clause]]] = {
+    "task_types": lambda source, bound: among(source.c.task_type, bound),
+    "tags": _has_tag,
+    "type_or_tag": lambda source, bound: sa.or_(among(source.c.task_type, bound), _has_tag(source, bound)),
+    "episode_id": lambda source, bound: source.c.episode_id == sa.bindparam(bound, type_=sa.Text()),
+    "task_id": lambda source, bound: source.c.task_id == sa.bindparam(bound, type_=sa.Text()),
+}
+"""What a claim can ask for, by name: of the tasks and the name of the value that is bound."""

@@ -172,24 +172,56 @@ def _covers_postgresql(element: covers, compiler: SQLCompiler, **kw: Any) -> str
     return f"({wanted} = '[]' OR {wanted} <@ {once})"
 
 
-class not_before(Question):  # noqa: N801
-    """`not_before(column, bound)`: where an index in the order of `column` is to be begun, on SQLite.
-
-    PostgreSQL, from 18 on, skips within an index by itself.
-    """
+class seldom(Question):  # noqa: N801
+    """`seldom(clause)`: what SQLite takes to hold for one row in a million, where it would believe in too many rows."""
 
     inherit_cache = True
 
 
-@compiles(not_before, "sqlite")
-def _not_before_sqlite(element: not_before, compiler: SQLCompiler, **kw: Any) -> str:
-    column, bound = (compiler.process(clause, **kw) for clause in element.clauses)
-    return f"{column} >= {bound}"
+@compiles(seldom, "sqlite")
+def _seldom_sqlite(element: seldom, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"likelihood({compiler.process(element.clauses, **kw)}, 0.000001)"
 
 
-@compiles(not_before, "postgresql")
-def _not_before_postgresql(_element: not_before, _compiler: SQLCompiler, **_kw: Any) -> str:
-    return "true"
+@compiles(seldom, "postgresql")
+def _seldom_postgresql(element: seldom, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"({compiler.process(element.clauses, **kw)})"
+
+
+class tabbed(FunctionElement[str]):  # noqa: N801
+    """`tabbed(a, b, …)`: texts with a tab between them; an order of these texts is by their code points."""
+
+    type = sa.Text()
+    inherit_cache = True
+
+
+@compiles(tabbed, "sqlite")
+def _tabbed_sqlite(element: tabbed, compiler: SQLCompiler, **kw: Any) -> str:
+    return "(" + " || char(9) || ".join(compiler.process(clause, **kw) for clause in element.clauses) + ")"
+
+
+@compiles(tabbed, "postgresql")
+def _tabbed_postgresql(element: tabbed, compiler: SQLCompiler, **kw: Any) -> str:
+    joined = " || chr(9) || ".join(compiler.process(clause, **kw) for clause in element.clauses)
+    return f'(({joined}) COLLATE "C")'
+
+
+class short(FunctionElement[str]):  # noqa: N801
+    """`short(list)`: a JSON list as a text that fits into an index. PostgreSQL takes a number for one that is long."""
+
+    type = sa.Text()
+    inherit_cache = True
+
+
+@compiles(short, "sqlite")
+def _short_sqlite(element: short, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(element.clauses, **kw)
+
+
+@compiles(short, "postgresql")
+def _short_postgresql(element: short, compiler: SQLCompiler, **kw: Any) -> str:
+    text = f"CAST({compiler.process(element.clauses, **kw)} AS text)"
+    return f"(CASE WHEN octet_length({text}) < 1000 THEN {text} ELSE CAST(hashtextextended({text}, 0) AS text) END)"
 
 
 class overlaps(Question):  # noqa: N801
@@ -222,6 +254,30 @@ def among(column: sa.ColumnElement[Any], listed: str | sa.ColumnElement[Any]) ->
 def among_numbers(column: sa.ColumnElement[Any], parameter: str) -> sa.ColumnElement[bool]:
     """`column` is one of the integers in the JSON list that is bound to `parameter`."""
     return _AmongNumbers(column, sa.bindparam(parameter, type_=sa.Text()))
+
+
+class _Chosen(Question):
+    inherit_cache = True
+
+
+def chosen(column: sa.ColumnElement[Any], rows: sa.Select[Any]) -> sa.ColumnElement[bool]:
+    """`column` is one of what `rows` selects, which is asked first and once.
+
+    As an array PostgreSQL can keep one plan; with IN it may join, and plan anew.
+    """
+    return _Chosen(column, rows.scalar_subquery())
+
+
+@compiles(_Chosen, "sqlite")
+def _chosen_sqlite(element: _Chosen, compiler: SQLCompiler, **kw: Any) -> str:
+    column, rows = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"{column} IN {rows}"
+
+
+@compiles(_Chosen, "postgresql")
+def _chosen_postgresql(element: _Chosen, compiler: SQLCompiler, **kw: Any) -> str:
+    column, rows = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"{column} = ANY(ARRAY{rows})"
 
 
 class _Among(Question):

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import CheckConstraint, Index, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from nexus.sql import JsonList, JsonText, Moment, Serial
+from nexus.sql import JsonList, JsonText, Moment, Serial, short, tabbed
 from nexus.states import HELD, AttemptOutcome, TaskStatus
 
 SCHEMA_VERSION_TABLE = "nexus_schema_version"
@@ -57,6 +57,7 @@ def _is_over() -> str:
 
 
 IS_CLAIMABLE = text("status = 'pending' AND unmet_dependencies = 0")
+IS_CLAIMABLE_IN_EPISODE = text("status = 'pending' AND unmet_dependencies = 0 AND episode_id IS NOT NULL")
 IS_UNWATCHED = text("status = 'pending' AND unmet_dependencies = 0 AND stall_id IS NULL")
 IS_DEADLINE_AHEAD = text(
     "deadline IS NOT NULL AND overdue_id IS NULL AND status NOT IN ('completed', 'failed', 'cancelled')"
@@ -391,7 +392,26 @@ def _table(row: type[Base]) -> sa.Table:
     return table
 
 
+def lane(source: sa.FromClause) -> sa.ColumnElement[str]:
+    """Equal for tasks that ask the same of whoever claims them: who, for which type, with which capabilities.
+
+    In the order of assignees, of which nobody is the first. No name holds a tab. (Two long lists of capabilities that
+    PostgreSQL took for one would keep a task from being found, never give it to the wrong agent.)
+    """
+    assignee = sa.func.coalesce(source.c.assigned_to, sa.literal_column("''", sa.Text()))
+    return tabbed(assignee, source.c.task_type, short(source.c.required_capabilities))
+
+
 tasks = _table(TaskRow)
+_IN_TURN = (lane(tasks), tasks.c.priority, tasks.c.available_at, tasks.c.seq)
+Index("ix_nexus_tasks_lane", *_IN_TURN, postgresql_where=IS_CLAIMABLE, sqlite_where=IS_CLAIMABLE)
+Index(
+    "ix_nexus_tasks_episode_lane",
+    tasks.c.episode_id,
+    *_IN_TURN,
+    postgresql_where=IS_CLAIMABLE_IN_EPISODE,
+    sqlite_where=IS_CLAIMABLE_IN_EPISODE,
+)
 dependencies = _table(DependencyRow)
 attempts = _table(AttemptRow)
 history = _table(HistoryRow)

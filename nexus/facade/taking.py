@@ -138,41 +138,49 @@ class Taking(Sweeping):
         a_lease(lease_seconds)
         self._check("run_ref", run_ref)
         lease = lease_seconds or self.settings.lease_seconds
-        key = None if self._database.is_sqlite else secrets.randbits(63)
+        looks = transitions.looks(wishes, limit)
+        sweep_is_due = False
 
-        def take(tx: Tx, agent: Row, slots: int, **how: bool) -> Sequence[Row]:
-            rows = transitions.claim(
-                tx, agent, slots, lease, wishes, start=start, run_ref=run_ref, claim_key=key, **how
-            )
+        def take(tx: Tx, agent: Row, slots: int, where: transitions.Where, **how: Any) -> list[Row]:
+            rows = transitions.claim(tx, agent, slots, lease, wishes, where, start=start, run_ref=run_ref, **how)
             self._amid_stalls = any(row[transitions.STALL] is not None for row in rows)
             return rows
 
-        def thoroughly(tx: Tx) -> Sequence[Row]:
+        def quickly(agent: Row, slots: int, where: transitions.Where) -> list[Row]:
+            if self._database.is_sqlite or self._amid_stalls:
+                return self._database.write(lambda tx: take(tx, agent, slots, where, remembered=True))
+            key = secrets.randbits(63)
+            return self._database.write_at_once(
+                lambda tx: take(tx, agent, slots, where, remembered=True, alone=True, claim_key=key),
+                lambda tx: transitions.claimed(tx, name, key),
+            )
+
+        def thoroughly(tx: Tx, looks: Sequence[transitions.Where]) -> list[Row]:
+            nonlocal sweep_is_due
             agent = registration.confirmed(tx, name, self.settings.registration)
             slots = registration.free_slots(tx, agent, limit)
             records.seen(tx, name)
-            rows = take(tx, agent, slots) if slots else []
-            sweep_is_due[0] = not rows and wishes["task_id"] is None and self._nobody_sweeps(tx)
+            rows: list[Row] = []
+            for where in looks:
+                if len(rows) < slots:
+                    rows += take(tx, agent, slots - len(rows), where)
+            sweep_is_due = not rows and wishes["task_id"] is None and self._nobody_sweeps(tx)
             self._known[name] = (agent, self._database.seconds())
             return rows
 
-        sweep_is_due = [False]
-        rows: Sequence[Row] = ()
-        if known := self._remembered(name):
-            if key is None or self._amid_stalls:
-                rows = self._database.write(lambda tx: take(tx, known, limit, remembered=True))
-            else:
-                rows = self._database.write_at_once(
-                    lambda tx: take(tx, known, limit, remembered=True, alone=True),
-                    lambda tx: transitions.claimed(tx, name, key),
-                )
+        rows: list[Row] = []
+        known = self._remembered(name)
+        if known is not None:
+            for where in looks:
+                if len(rows) < limit:
+                    rows += quickly(known, limit - len(rows), where)
         if not rows:
             # The first time; now and then, to say that it lives; and where nothing was found, to see why.
-            rows = self._database.write(thoroughly)
-        if sweep_is_due[0]:
+            rows = self._database.write(lambda tx: thoroughly(tx, looks if known is None else looks[-1:]))
+        if sweep_is_due:
             few = min(RESCUED, self.settings.monitoring.max_per_sweep)
             self.sweep(self.settings.monitoring.model_copy(update={"max_per_sweep": few}), source="claim")
-            rows = self._database.write(thoroughly)
+            rows = self._database.write(lambda tx: thoroughly(tx, looks))
         return [claim_of(task_of(row[transitions.TAKEN :])) for row in rows]
 
     def _remembered(self, agent_id: str) -> Row | None:

@@ -10,13 +10,14 @@ from nexus.transitions.core import refusal, settle_dependants, withdraw
 from nexus.transitions.deciding import approve, block, cancel, reject, retry, unblock
 from nexus.transitions.holding import TASK as DONE
 from nexus.transitions.holding import complete, completed, fail, heartbeat, release
-from nexus.transitions.taking import STALL, begun, claim, claimed, start
+from nexus.transitions.taking import STALL, Where, begun, claim, claimed, looks, start
 from nexus.transitions.taking import TASK as TAKEN
 
 __all__ = [
     "DONE",
     "STALL",
     "TAKEN",
+    "Where",
     "abandon",
     "approve",
     "begun",
@@ -29,6 +30,7 @@ __all__ = [
     "expire",
     "fail",
     "heartbeat",
+    "looks",
     "lose",
     "mark_overdue",
     "reassign",

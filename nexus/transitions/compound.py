@@ -17,7 +17,7 @@ from nexus.prepared import Prepared
 from nexus.records import leaves
 from nexus.rows import Row
 from nexus.schemas import Claim
-from nexus.sql import Question, among_numbers
+from nexus.sql import among_numbers
 from nexus.states import AttemptOutcome, TaskStatus, Verb
 from nexus.tables import attempts, tasks
 from nexus.values import fast_json
@@ -153,27 +153,3 @@ def _shown_postgresql(element: Shown, compiler: SQLCompiler, **kw: Any) -> str:
     arrays = f"unnest({', '.join(f'(SELECT CAST({array} AS {kind}[]))' for array, kind in kinds)})"
     listed = f"{arrays} AS listed(task_id, claim_no, value)"
     return f"(SELECT task_id, claim_no, CAST(value AS json) AS value FROM {listed})"  # noqa: S608 - as above
-
-
-class _Chosen(Question):
-    inherit_cache = True
-
-
-def chosen(column: sa.ColumnElement[Any], rows: sa.Select[Any]) -> sa.ColumnElement[bool]:
-    """`column` is one of what `rows` selects, which is asked first and once.
-
-    As an array PostgreSQL can keep one plan; with IN it may join, and plan anew.
-    """
-    return _Chosen(column, rows.scalar_subquery())
-
-
-@compiles(_Chosen, "sqlite")
-def _chosen_sqlite(element: _Chosen, compiler: SQLCompiler, **kw: Any) -> str:
-    column, rows = (compiler.process(clause, **kw) for clause in element.clauses)
-    return f"{column} IN {rows}"
-
-
-@compiles(_Chosen, "postgresql")
-def _chosen_postgresql(element: _Chosen, compiler: SQLCompiler, **kw: Any) -> str:
-    column, rows = (compiler.process(clause, **kw) for clause in element.clauses)
-    return f"{column} = ANY(ARRAY{rows})"

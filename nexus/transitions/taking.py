@@ -1,20 +1,21 @@
 """How a claim comes to be, and how work on it begins: both for many tasks at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 
 from nexus.engine import Tx
-from nexus.predicates import Claimant, is_claimable_by, is_held, is_urgent_enough, wanted
+from nexus.predicates import Claimant, is_held
 from nexus.rows import FIELDS, ClaimKey, Row, as_kept, fields_of
 from nexus.schemas import Claim
-from nexus.sql import later, now, seconds_between
+from nexus.sql import chosen, later, now, seconds_between
 from nexus.states import TaskStatus, Verb
 from nexus.tables import agents, tasks
-from nexus.transitions.compound import Compound, chosen, done_by, showing, shown
+from nexus.transitions import picking
+from nexus.transitions.compound import Compound, done_by, showing, shown
 from nexus.transitions.core import close_over, fenced_many, guarded
 from nexus.values import fast_json
 
@@ -42,20 +43,39 @@ def _begun(run_ref: sa.ColumnElement[Any]) -> dict[str, Any]:
     }
 
 
+Where = Literal["head", "lanes", "task"]
+"""Where a claim looks, as `picking` has it: `at_the_head`, `by_lane`, at `one_task`."""
+
+
+def looks(wishes: Mapping[str, Any], limit: int) -> Sequence[Where]:
+    """Where to look, one after the other until enough is found: the last finds all that there is."""
+    if wishes["task_id"] is not None:
+        return ["task"]
+    return ["lanes"] if wishes["episode_id"] is not None or limit > PLANNED_LIMIT else ["head", "lanes"]
+
+
 @lru_cache(maxsize=256)
-def _claim(limit: int | None, *, handles: bool, start: bool, remembered: bool, alone: bool, **wishes: bool) -> Compound:
-    bound = sa.bindparam("limit", type_=sa.Integer())
-    in_turn = () if wishes["task_id"] else (tasks.c.priority, tasks.c.available_at, tasks.c.seq)
-    picked = (
-        sa.select(tasks.c.seq, *([tasks.c.stall_id] if alone else []))
-        .where(is_claimable_by(Claimant.bound(handles=handles)), *wanted(**wishes))
-        .order_by(*in_turn)
-        .limit(bound if limit is None else sa.literal_column(str(limit)))
-        # Who wants just one task waits for its lock, which may be held by somebody who only depends on it.
-        .with_for_update(skip_locked=not wishes["task_id"])
-    )
-    if in_turn:
-        picked = picked.where(is_urgent_enough())
+def _claim(
+    where: Where,
+    limit: int | None,
+    *,
+    sqlite: bool,
+    handles: bool,
+    start: bool,
+    remembered: bool,
+    alone: bool,
+    **wishes: bool,
+) -> Compound:
+    who = Claimant.bound(handles=handles)
+    columns = ["seq", *(["stall_id"] if alone else [])]
+    match where:
+        case "task":
+            picked = picking.one_task(who, wishes, columns)
+        case "head":
+            assert limit is not None, "a look at the head is planned for a number"
+            picked = picking.at_the_head(who, wishes, columns, limit, sqlite=sqlite)
+        case "lanes":
+            picked = picking.by_lane(who, wishes, columns, limit)
     if remembered:
         known = sa.and_(
             agents.c.agent_id == sa.bindparam("agent_id", type_=sa.Text()),
@@ -65,7 +85,7 @@ def _claim(limit: int | None, *, handles: bool, start: bool, remembered: bool, a
     move = guarded(Verb.CLAIM, is_found=True)
     if alone:
         # Where a stall is to be closed nothing is taken: that would be a second statement.
-        found = picked.cte("picked")
+        found = picked.cte("found")
         picked = sa.select(found.c.seq)
         move = move.where(~sa.exists().where(found.c.stall_id.is_not(None)))
     lease: sa.BindParameter[float] = sa.bindparam("p_lease", type_=sa.Double())
@@ -114,6 +134,7 @@ def claim(
     limit: int,
     lease_seconds: float,
     wishes: dict[str, Any],
+    where: Where,
     *,
     start: bool = False,
     run_ref: Any = None,
@@ -124,14 +145,13 @@ def claim(
     """Take up to `limit` claimable tasks, first by priority, then by how long they wait, and in that order.
 
     Of each its `seq`, the stall that ended with its waiting, and its `fields_of`. `wishes` are values for the names
-    of `predicates.wanted`; None is no wish. Rows that another claim has locked are skipped, so claims do not wait
-    for one another; only the claim of one certain task waits. `start` begins the attempts as well. `remembered`:
-    `agent` was read a while ago; nothing is taken where it has changed. `alone`: nothing else is written in this
-    transaction, so nothing is taken where a stall ends with it (PostgreSQL).
+    of `predicates.WISHES`; None is no wish. `where` is one of `looks`. Rows that another claim has locked are skipped,
+    so claims do not wait for one another; only the claim of one certain task waits. `start` begins the attempts as
+    well. `remembered`: `agent` was read a while ago; nothing is taken where it has changed. `alone`: nothing else is
+    written in this transaction, so nothing is taken where a stall ends with it (PostgreSQL).
     """
     flags = {name: value is not None for name, value in wishes.items()}
     bound = {f"p_{name}": value for name, value in wishes.items() if value is not None}
-    flags["episode"] = flags.pop("episode_id")
     # Whoever asks for certain types has handlers for those, whatever was said before.
     handles = agent.task_types is not None and wishes["task_types"] is None
     if handles:
@@ -143,7 +163,9 @@ def claim(
     planned = limit if limit <= PLANNED_LIMIT else None
     if planned is None:
         bound["limit"] = limit
-    rows = _claim(planned, handles=handles, start=start, remembered=remembered, alone=alone, **flags).run(
+    how = {"start": start, "remembered": remembered, "alone": alone, "handles": handles}
+    sqlite = tx.connection.dialect.name == "sqlite"
+    rows = _claim(where, planned, sqlite=sqlite, **how, **flags).run(
         tx,
         {
             "agent_id": agent.agent_id,

@@ -30,19 +30,17 @@ def checks(connection: sa.Connection) -> dict[tuple[str, str], str]:
     }
 
 
-def indexes(connection: sa.Connection) -> dict[str, tuple[Any, ...]]:
-    """The indexes that the database has: name to columns, uniqueness and condition."""
-    inspector = sa.inspect(connection)
-    return {
-        index["name"]: (
-            tuple(index["column_names"]),
-            bool(index["unique"]),
-            str(next((v for k, v in index.get("dialect_options", {}).items() if k.endswith("_where")), "")),
-        )
-        for table in Base.metadata.tables
-        for index in inspector.get_indexes(table)
-        if not index.get("duplicates_constraint")
-    }
+def indexes(connection: sa.Connection) -> dict[str, str]:
+    """The indexes that the database has: name to how it would be made, spelt the database's own way."""
+    sqlite = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+    postgres = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
+    rows = connection.exec_driver_sql(sqlite if connection.dialect.name == "sqlite" else postgres)
+    return {name: re.sub(r"\s+", " ", text) for name, text in rows if name.startswith("ix_nexus")}
+
+
+def is_compared(_object: object, name: str | None, kind: str, *_: object) -> bool:
+    """Indexes are compared by what the database says of them: of expressions Alembic does not know what is the same."""
+    return kind != "index"
 
 
 def set_version(url: str, version: str) -> None:
@@ -61,10 +59,12 @@ def restored_version(database_url: str) -> Any:
 
 
 class TestTheSumOfTheMigrations:
+    @pytest.mark.filterwarnings("ignore:.*expression-based index")
     def test_it_is_the_tables(self, nexus: TaskNexus) -> None:
         with nexus._database.engine.connect() as connection:
             context = MigrationContext.configure(
-                connection, opts={"compare_type": True, "version_table": SCHEMA_VERSION_TABLE}
+                connection,
+                opts={"compare_type": True, "version_table": SCHEMA_VERSION_TABLE, "include_object": is_compared},
             )
             assert compare_metadata(context, Base.metadata) == []
 
@@ -80,7 +80,7 @@ class TestTheSumOfTheMigrations:
             assert checks(migrated) == checks(wanted)
             assert indexes(migrated) == indexes(wanted)
             assert len(checks(wanted)) == 7, "the database says what its checks are"
-            assert sum(bool(condition) for *_, condition in indexes(wanted).values()) == 15
+            assert sum(" WHERE " in text for text in indexes(wanted).values()) == 17
         engine.dispose()
 
     def test_versions_follow_one_another(self) -> None:

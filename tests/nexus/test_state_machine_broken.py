@@ -63,7 +63,7 @@ def losses_have_no_cap(patch: Patch) -> None:
 
 def nobody_waits(patch: Patch) -> None:
     whole = predicates.of_the_task
-    patch.setattr(predicates, "of_the_task", lambda: {k: v for k, v in whole().items() if k != "dependency"})
+    patch.setattr(predicates, "of_the_task", lambda *of: {k: v for k, v in whole(*of).items() if k != "dependency"})
 
 
 def who_waited_is_forgotten(patch: Patch) -> None:
@@ -73,7 +73,7 @@ def who_waited_is_forgotten(patch: Patch) -> None:
 
 def skills_are_not_asked_for(patch: Patch) -> None:
     whole = predicates.of_the_agent
-    patch.setattr(predicates, "of_the_agent", lambda who: {k: v for k, v in whole(who).items() if k != "capability"})
+    patch.setattr(predicates, "of_the_agent", lambda *of: {k: v for k, v in whole(*of).items() if k != "capability"})
 
 
 def limits_are_not_counted(patch: Patch) -> None:

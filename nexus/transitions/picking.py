@@ -1,0 +1,132 @@
+"""Which tasks a claim takes: the most urgent ones that whoever asks can claim, however many others wait before them.
+
+The order of a claim is the order of an index, but what stands first in it may be for others: another agent's, of
+another type, paused, not due yet. So a claim looks at its head only; for what it does not find there it looks lane by
+lane. A lane is all that asks the same of whoever claims it, so that one task of it answers for all. Lanes and their
+priorities are stepped through in an index of their own, and of each the first few that are due are read: a claim grows
+with the lanes that are open to the agent, not with what waits in them or in others.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from nexus.predicates import Claimant, is_claimable_by, is_due, is_offered, is_waiting, of_the_agent, wanted
+from nexus.sql import chosen, seldom, tabbed
+from nexus.tables import lane, tasks
+
+BEYOND: Final = 50
+"""How far a look goes beyond the number that is asked for: what others claim at this moment is passed over."""
+
+_ASKED: Final = (
+    "seq", "stall_id", "status", "unmet_dependencies", "available_at", "task_type", "assigned_to",
+    "required_capabilities", "tags",
+)  # fmt: skip
+"""What a look at the head asks of a task."""
+
+_NOTHING: Final[sa.ColumnElement[str]] = sa.literal_column("''", sa.Text())
+
+Columns = Sequence[str]
+Order = Sequence[sa.ColumnElement[Any]]
+Wishes = Mapping[str, bool]
+"""Which of `predicates.WISHES` there are."""
+
+
+def one_task(who: Claimant, wishes: Wishes, columns: Columns) -> sa.Select[Any]:
+    """The one that is wished for. It waits for its lock, which may be held by somebody who only depends on it."""
+    return _select(tasks, columns).where(is_claimable_by(who), *wanted(wishes)).with_for_update()
+
+
+def at_the_head(who: Claimant, wishes: Wishes, columns: Columns, limit: int, *, sqlite: bool) -> sa.Select[Any]:
+    """What is claimable of the first in the order of a claim: up to `limit`, which may be fewer than there are."""
+    first = sa.select(tasks).where(is_waiting()).order_by(*_turn(tasks)).limit(_number(limit + BEYOND))
+    if sqlite:
+        # Read one by one, in that order, until there are enough. To say the order again would have it read all.
+        head: sa.FromClause = first.with_only_columns(*(tasks.c[name] for name in _ASKED)).subquery("head")
+        return _select(head, columns).where(is_claimable_by(who, head), *wanted(wishes, head)).limit(_number(limit))
+    # PostgreSQL can lock what it reads from the table only. It reads there as far as the last of the first.
+    head = first.with_only_columns(*_turn(tasks)).subquery("head")
+    last = sa.select(*_turn(head)).order_by(*(column.desc() for column in _turn(head))).limit(_number(1))
+    is_in_it = sa.tuple_(*_turn(tasks)) <= last.scalar_subquery()
+    return _picked(_select(tasks, columns).where(is_claimable_by(who), *wanted(wishes), is_in_it), tasks, limit)
+
+
+def by_lane(who: Claimant, wishes: Wishes, columns: Columns, limit: int | None) -> sa.Select[Any]:
+    """All that is claimable, up to `limit` (None: the number that is bound)."""
+    steps = _steps(who, in_episode=wishes["episode_id"])
+    shown, found, picked = (tasks.alias(name) for name in ("shown", "found", "picked"))
+    of_a_step = (
+        _select(found, ["seq"])
+        .where(lane(found) == lane(shown), found.c.priority == shown.c.priority)
+        .where(is_waiting(found), is_due(found), *wanted(wishes, found))
+        .order_by(found.c.available_at, found.c.seq)
+        .limit(_up_to(limit) + _number(BEYOND))
+        .correlate(shown)
+    )
+    # SQLite believes a recursion to make milliards of steps, and would read the whole table to be ready for them.
+    is_there = seldom(steps.c.seq.is_not(None)), seldom(steps.c.high.is_not(None))
+    is_open = [is_offered(shown), *_suits(who, shown), *wanted({"task_types": wishes["task_types"]}, shown)]
+    chain = steps.join(shown, shown.c.seq == steps.c.seq).join(picked, chosen(picked.c.seq, of_a_step))
+    # What is picked is asked once more, since it may have changed until its lock is there; with nothing added to the
+    # lane no index is used for that.
+    is_in_lane = lane(picked) + _NOTHING == lane(shown)
+    is_still = is_waiting(picked), is_due(picked), is_in_lane, *_suits(who, picked)
+    claimable = _select(picked, columns).select_from(chain).where(*is_there, *is_open, *is_still)
+    return _picked(claimable, picked, limit)
+
+
+def _steps(who: Claimant, *, in_episode: bool) -> sa.CTE:
+    """The first task of each priority in each lane that is nobody's or this agent's; the last step leads nowhere."""
+    begin, below, beyond, last = (tasks.alias(name) for name in ("begin", "below", "beyond", "last"))
+
+    def first(of: sa.FromClause, order: Order, *where: sa.ColumnElement[bool]) -> sa.ScalarSelect[Any]:
+        inside = is_waiting(of), *wanted({"episode_id": in_episode}, of), *where
+        found = _select(of, ["seq"]).where(*inside).order_by(*order).limit(_number(1))
+        return found.correlate_except(of).scalar_subquery()
+
+    def in_order(of: sa.FromClause) -> Order:
+        return [lane(of), *_turn(of)]
+
+    ranges = sa.union_all(*(_range(assignee) for assignee in (_NOTHING, who.agent_id))).subquery("ranges")
+    at_first = first(begin, in_order(begin), lane(begin) >= ranges.c.low, lane(begin) < ranges.c.high)
+    steps = sa.select(at_first.label("seq"), ranges.c.high).cte("steps", recursive=True, nesting=True)
+    # Within a lane it is in the order of the index already; with the lane SQLite would sort what is in it.
+    less_urgent = first(below, _turn(below), lane(below) == lane(last), below.c.priority > last.c.priority)
+    next_lane = first(beyond, in_order(beyond), lane(beyond) > lane(last), lane(beyond) < steps.c.high)
+    following = sa.select(sa.func.coalesce(less_urgent, next_lane), steps.c.high)
+    return steps.union_all(following.select_from(steps.join(last, last.c.seq == steps.c.seq)))
+
+
+def _suits(who: Claimant, source: sa.FromClause) -> list[sa.ColumnElement[bool]]:
+    """The lane says whose it is. To ask it of the column has PostgreSQL plan anew for each agent."""
+    return [clause for code, clause in of_the_agent(who, source).items() if code != "assigned"]
+
+
+def _range(assignee: sa.ColumnElement[str]) -> sa.Select[Any]:
+    """Where the lanes of an assignee lie: a name is followed by a tab there, which comes before all that names hold."""
+    low = tabbed(assignee, _NOTHING)
+    return sa.select(low.label("low"), (assignee + sa.literal_column("' '", sa.Text())).label("high"))
+
+
+def _turn(source: sa.FromClause) -> Order:
+    """The order of a claim."""
+    return [source.c.priority, source.c.available_at, source.c.seq]
+
+
+def _select(source: sa.FromClause, columns: Columns) -> sa.Select[Any]:
+    return sa.select(*(source.c[name] for name in columns))
+
+
+def _picked(found: sa.Select[Any], of: sa.FromClause, limit: int | None) -> sa.Select[Any]:
+    """The first of them that nobody is at: rows that another claim has locked are skipped."""
+    return found.order_by(*_turn(of)).limit(_up_to(limit)).with_for_update(skip_locked=True, of=of)
+
+
+def _up_to(limit: int | None) -> sa.ColumnElement[int]:
+    return sa.bindparam("limit", type_=sa.Integer()) if limit is None else _number(limit)
+
+
+def _number(number: int) -> sa.ColumnElement[int]:
+    """It stands in the statement, since PostgreSQL plans anew for each that is bound."""
+    return sa.literal_column(str(number), sa.Integer())
