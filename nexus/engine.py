@@ -22,7 +22,7 @@ from nexus import commits, files, servers
 from nexus.clock import Clock, utc_now
 from nexus.commits import Sent, Trace
 from nexus.errors import DatabaseUnavailable, InvalidTask
-from nexus.faults import DOUBT, Fault, Patience, explained, is_cut_off, kind
+from nexus.faults import DOUBT, Fault, Patience, crowded, explained, is_cut_off, kind
 from nexus.files import WRITING
 from nexus.settings import NexusSettings
 from nexus.sql import now
@@ -241,8 +241,13 @@ class Database:
                 raise DatabaseUnavailable(
                     f"{self.name}: a connection broke, and its session goes on.{DOUBT}"
                 ) from error
+            except exc.TimeoutError as error:
+                raise crowded(self.name, self.engine.pool, unsure=_may_be_written(lost)) from error
             except exc.DBAPIError as error:
                 lost = lost or (sent if is_cut_off(error) else None)
                 if not patience.allows(kind(error), str(error.orig)):
-                    unsure = lost is not None and bool(lost.results and lost.traces)
-                    raise explained(self.name, error, unsure=unsure) from error
+                    raise explained(self.name, error, unsure=_may_be_written(lost)) from error
+
+
+def _may_be_written(lost: Sent[Any] | None) -> bool:
+    return lost is not None and bool(lost.results and lost.traces)

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Final
 
 from sqlalchemy import exc
+from sqlalchemy.pool import Pool, QueuePool
 
 from nexus.errors import DatabaseUnavailable, NotANexusDatabase
 
@@ -111,6 +112,16 @@ def explained(name: str, error: exc.DBAPIError, *, unsure: bool = False) -> Exce
     if isinstance(error, exc.OperationalError | exc.InterfaceError) or error.connection_invalidated or connecting:
         return DatabaseUnavailable(f"{name}: {text}. {_advice(text)}".rstrip() + (DOUBT if unsure else ""))
     return error
+
+
+def crowded(name: str, pool: Pool, *, unsure: bool = False) -> DatabaseUnavailable:
+    """The error where a thread waited in vain for a connection: others have them all. `unsure` as in `explained`."""
+    most = f"all {pool.checkedout()} connections" if isinstance(pool, QueuePool) else "all connections"
+    return DatabaseUnavailable(
+        f"{name}: {most} of this process are in use, and none became free in time. Let fewer threads work on one "
+        "TaskNexus at once or give some another one; and see whether a transaction of another program holds them up."
+        + (DOUBT if unsure else "")
+    )
 
 
 def _advice(text: str) -> str:

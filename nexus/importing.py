@@ -5,27 +5,18 @@ task; a record that changed redefines a task that nobody works on, and never say
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
-from nexus import intake, queries, records, transitions
+from nexus import intake, queries, records, restoring, transitions, waiting
 from nexus.boards.records import Board, BoardTask, ImportReport, Reject
 from nexus.boards.times import one_line
 from nexus.engine import Again, Tx
 from nexus.errors import DependencyCycle, InvalidTask
 from nexus.progress import Progress, unheard
 from nexus.rows import Row
-from nexus.schemas import Attempt
 from nexus.settings import NexusSettings
-from nexus.states import HELD, AttemptOutcome, TaskStatus
-
-_DEFINITION = (
-    "task_type", "description", "payload", "priority", "tags", "depends_on", "required_capabilities", "assigned_to",
-    "on_dependency_failure",
-    "retry_policy", "timeout_seconds", "requires_review", "deadline", "related_task_id", "idempotency_key", "extra",
-)  # fmt: skip
-"""What a record says a task is, as opposed to where it stands."""
+from nexus.states import TaskStatus
 
 _MAY_CHANGE = frozenset({TaskStatus.PENDING, TaskStatus.BLOCKED, TaskStatus.STALLED})
 
@@ -40,7 +31,7 @@ class RolledBack(Exception):
 
 def known_ids(tx: Tx, wanted: set[str]) -> set[str]:
     """Which of these ids are tasks already."""
-    return set(queries.task_rows(tx, sorted(wanted)))
+    return set(queries.statuses_of(tx, sorted(wanted)))
 
 
 def import_board(
@@ -57,6 +48,7 @@ def import_board(
     work = _Import(tx, settings, actor)
     for batch in _batches(board.tasks, "comparing", progress):
         work.sort(batch)
+    work.hold()
     work.refuse_cycles()
     if not (strict and (work.rejects or board.rejects)):
         work.write(progress)
@@ -83,6 +75,8 @@ class _Import:
         self.present = tx.present()
         self.fresh: dict[str, BoardTask] = {}
         self.changed: dict[str, BoardTask] = {}
+        self.before: dict[str, Row] = {}
+        """The changed ones as they stand, held still."""
         self.rehomed: dict[str, str] = {}
         self.unchanged = 0
         self.rejects: list[Reject] = []
@@ -99,16 +93,16 @@ class _Import:
             owner = owners.setdefault(key, task.task_id) if key else task.task_id
             row = rows.get(task.task_id)
             try:
-                _check_sizes(task, self.settings.max_payload_bytes)
+                restoring.check_sizes(task, self.settings.max_payload_bytes)
                 if owner != task.task_id:
                     raise InvalidTask(f"its idempotency_key is that of task {owner}")
                 if row is None:
-                    _check_attempts(task)
+                    restoring.check_attempts(task)
                     self.fresh[task.task_id] = task
-                elif row.import_digest == task.digest or _same_definition(task, row, self.settings):
+                elif row.import_digest == task.digest or restoring.is_same(task, row, self.settings):
                     self._keep(task, row)
                 elif row.status not in _MAY_CHANGE:
-                    raise InvalidTask(f"the record changed, but its task is {row.status} here and stays as it is")
+                    raise InvalidTask(_at_work(row.status))
                 else:
                     self.changed[task.task_id] = task
             except InvalidTask as error:
@@ -137,6 +131,23 @@ class _Import:
         )
         self.rejects.append(found)
 
+    def hold(self) -> None:
+        """From here on nobody moves the changed tasks (PostgreSQL); what was moved since it was compared stays.
+
+        What they wait for is locked first, as whoever completes that does it: else two would wait for each other.
+        """
+        if not self.changed:
+            return
+        targets = {target for task in self.changed.values() for target in task.new.depends_on}
+        queries.hold_still(self.tx, sorted(targets))
+        status_of = queries.hold_still(self.tx, list(self.changed))
+        if len(status_of) < len(self.changed):
+            raise Again  # one of them was pruned since we looked
+        for task_id, status in status_of.items():
+            if status not in _MAY_CHANGE:
+                self._drop(task_id, _at_work(status))
+        self.before = queries.task_rows(self.tx, list(self.changed))
+
     def refuse_cycles(self) -> None:
         """Tasks that would wait for one another for ever are rejected, and what waits for those."""
         written = self.fresh | self.changed
@@ -156,7 +167,7 @@ class _Import:
                     raise  # the nexus itself holds a cycle, which it never lets in
             else:
                 break
-        self._refuse_orphans(known=set(queries.task_rows(self.tx, outside)))
+        self._refuse_orphans(known=set(queries.statuses_of(self.tx, outside)))
 
     def _refuse_orphans(self, known: set[str]) -> None:
         while True:
@@ -180,21 +191,10 @@ class _Import:
         """Insert the new tasks, redefine the changed ones, then count what each waits for."""
         written = list((self.fresh | self.changed).items())
         targets = {target for _, task in written for target in task.new.depends_on}
-        if targets - dict(written).keys() - queries.lock_targets(self.tx, sorted(targets)).keys():
+        if targets - dict(written).keys() - queries.hold_still(self.tx, sorted(targets)).keys():
             raise Again  # one of them was pruned since we looked
-        fresh = list(self.fresh.values())
-        for batch in _batches(fresh, "writing", progress):
-            rows = [self._row(task) for task in batch]
-            added = records.add_tasks(self.tx, rows)
-            if len(added) != len(rows):
-                raise InvalidTask("another process added some of these tasks just now; import once more")
-            records.write_events(self.tx, [self._arrival(row, task) for row, task in zip(rows, batch, strict=True)])
-            records.add_attempts(self.tx, [one for task in batch for one in self._attempts(task)])
-        self._end_stalls()
-        for task_id, task in self.changed.items():
-            episode = {"episode_id": task.new.episode_id} if task.new.episode_id else {}
-            records.redefine_task(self.tx, task_id, self._definition(task) | episode | {"import_digest": task.digest})
-            records.replace_dependencies(self.tx, task_id, ())
+        self._add(progress)
+        self._redefine()
         for task_id, episode_id in self.rehomed.items():
             records.redefine_task(self.tx, task_id, {"episode_id": episode_id})
         for batch in _batches([task for _, task in written]):
@@ -202,70 +202,52 @@ class _Import:
             records.add_dependencies(self.tx, edges)
         for batch in _batches([task for _, task in written]):
             records.count_dependencies(self.tx, [task.task_id for task in batch])
-        rows_there = queries.task_rows(self.tx, sorted(targets))
-        ended = (TaskStatus.FAILED, TaskStatus.CANCELLED)
-        transitions.settle_dependants(self.tx, [name for name, row in rows_there.items() if row.status in ended])
+        status_of = queries.statuses_of(self.tx, sorted(targets))
+        gone = {name for name, status in status_of.items() if status in (TaskStatus.FAILED, TaskStatus.CANCELLED)}
+        only = [task_id for task_id, task in written if self._comes_to_depend_on(task, gone)]
+        transitions.settle_dependants(self.tx, gone, only=only)
 
-    def _end_stalls(self) -> None:
-        """What is asked for anew waits anew, and what was asked about the old is asked no longer."""
-        over: list[int] = []
-        for row in queries.task_rows(self.tx, list(self.changed)).values():
-            later = self.changed[row.task_id].new.deadline != row.deadline
-            ends = {"stall_id": row.stall_id} | ({"overdue_id": row.overdue_id} if later else {})
-            over += [stall_id for stall_id in ends.values() if stall_id is not None]
-            records.redefine_task(self.tx, row.task_id, dict.fromkeys(ends))
-        if over:
-            records.close_stalls(self.tx, over, "import")
-            transitions.settle_dependants(self.tx, transitions.withdraw(self.tx, over, self.actor, "was redefined"))
+    def _comes_to_depend_on(self, task: BoardTask, gone: Set[str]) -> bool:
+        """It does only now: what did before went its way, and stands elsewhere where an operator retried it."""
+        settled: Set[str] = set()
+        if task.new.on_dependency_failure == "cancel":
+            before = self.before.get(task.task_id)
+            if before is not None and before.on_dependency_failure == "cancel":
+                settled = set(before.depends_on)
+            elif before is None and task.exact:
+                settled = self.fresh.keys()
+        return not gone.isdisjoint(set(task.new.depends_on) - settled)
 
-    def _definition(self, task: BoardTask) -> dict[str, Any]:
-        row = intake.draft(task.new, self.settings.retry)
-        return {name: _listed(row[name]) for name in _DEFINITION}
+    def _add(self, progress: Progress) -> None:
+        for batch in _batches(list(self.fresh.values()), "writing", progress):
+            rows = [restoring.row_of(task, self.settings, self.present) for task in batch]
+            added = records.add_tasks(self.tx, rows)
+            if len(added) != len(rows):
+                raise InvalidTask("another process added some of these tasks just now; import once more")
+            records.write_events(self.tx, [self._arrival(row, task) for row, task in zip(rows, batch, strict=True)])
+            records.add_attempts(self.tx, [one for task in batch for one in restoring.attempts_of(task)])
 
-    def _row(self, task: BoardTask) -> dict[str, Any]:
-        """The row of a task with a past. What the table's CHECKs ask for is seen to here, whatever the board says."""
-        state, status = task.state, task.status
-        row = intake.row_of(intake.draft(task.new, self.settings.retry), task.task_id, self.present)
-        pending_since = state.pending_since if task.exact and state.pending_since else self.present
-        held = status in HELD
-        lease = state.lease_expires_at if task.exact else None
-        open_one = next((one for one in state.attempts if one.outcome == AttemptOutcome.RUNNING), None)
-        row |= {
-            "status": status.value,
-            "claimed_by": None if status == TaskStatus.PENDING else state.claimed_by,
-            "claim_no": max(state.claim_no, 1 if held else 0),
-            "lease_expires_at": (lease or self.present + timedelta(seconds=self.settings.lease_seconds))
-            if held
-            else None,
-            "lease_seconds": self.settings.lease_seconds if held else None,
-            "attempt_count": max(
-                state.attempt_count,
-                len(state.attempts),
-                1 if status == TaskStatus.IN_PROGRESS else 0,
-                *(one.number for one in state.attempts),
-            ),
-            "failure_count": state.failure_count,
-            "loss_count": state.loss_count,
-            "created_at": state.created_at or self.present,
-            "updated_at": state.updated_at or self.present,
-            "pending_since": pending_since if status == TaskStatus.PENDING else None,
-            "available_at": max(task.new.available_at or self.present, pending_since)
-            if not task.exact
-            else task.new.available_at or self.present,
-            "result": state.result,
-            "error": state.error,
-            "reason": state.reason,
-            "import_digest": task.digest,
-        }
-        return row | (self._going_on(task, open_one) if status == TaskStatus.IN_PROGRESS else {})
+    def _redefine(self) -> None:
+        """What is asked for anew waits anew, and what was asked about the old is asked no longer.
 
-    def _going_on(self, task: BoardTask, attempt: Attempt | None) -> dict[str, Any]:
-        """The attempt that goes on; a board that says only that one does gets one of which nothing else is known."""
-        said = {"holder": task.state.claimed_by}
-        if attempt is None:
-            return said | {"started_at": task.state.updated_at or self.present, "note": "imported as in progress"}
-        kept = {name: getattr(attempt, name) for name in ("started_at", "heartbeat_at", "note", "run_ref")}
-        return said | kept
+        What is stalled stays so: whoever was asked to look at it still is.
+        """
+        if not self.changed:
+            return
+        over = waiting.ask_anew(self.tx, list(self.changed))
+        for task_id, task in self.changed.items():
+            values = restoring.definition(task, self.settings) | {"import_digest": task.digest}
+            if task.new.episode_id:
+                values["episode_id"] = task.new.episode_id
+            late, deadline = self.before[task_id].overdue_id, self.before[task_id].deadline
+            if late is not None and deadline != task.new.deadline:
+                values["overdue_id"] = None
+                waiting.close_stalls(self.tx, [late], "import")
+                over.append(late)
+            records.redefine_task(self.tx, task_id, values)
+            records.replace_dependencies(self.tx, task_id, ())
+        gone = transitions.withdraw(self.tx, over, self.actor, "was redefined") if over else []
+        transitions.settle_dependants(self.tx, gone)
 
     def _arrival(self, row: dict[str, Any], task: BoardTask) -> dict[str, Any]:
         return {
@@ -279,43 +261,12 @@ class _Import:
             "reason": str(task.source),
         }
 
-    def _attempts(self, task: BoardTask) -> Iterable[dict[str, Any]]:
-        """Those that are over."""
-        for attempt in task.state.attempts:
-            if attempt.outcome != AttemptOutcome.RUNNING:
-                yield attempt.model_dump() | {"outcome": attempt.outcome.value, "task_id": task.task_id}
+
+def _at_work(status: str) -> str:
+    return f"the record changed, but its task is {status} here and stays as it is"
 
 
 def _batches(tasks: Sequence[BoardTask], what: str = "", progress: Progress = unheard) -> Iterator[Sequence[BoardTask]]:
     for first in range(0, len(tasks), intake.BATCH):
         yield tasks[first : first + intake.BATCH]
         progress(what, min(first + intake.BATCH, len(tasks)), len(tasks))
-
-
-def _check_sizes(task: BoardTask, max_bytes: int) -> None:
-    for name, value in (("payload", task.new.payload), ("extra", task.new.extra), ("result", task.state.result)):
-        intake.check_size(name, value, max_bytes)
-
-
-def _check_attempts(task: BoardTask) -> None:
-    attempts = task.state.attempts
-    if len({attempt.number for attempt in attempts}) != len(attempts):
-        raise InvalidTask("two of its attempts have the same number")
-    running = sum(attempt.outcome == AttemptOutcome.RUNNING for attempt in attempts)
-    if running != (task.status == TaskStatus.IN_PROGRESS) and (running or task.exact):
-        raise InvalidTask(f"it has {running} open attempts and is {task.status}; one is open exactly while in progress")
-    last = max((attempt.number for attempt in attempts), default=0)
-    if any(attempt.outcome == AttemptOutcome.RUNNING and attempt.number < last for attempt in attempts):
-        raise InvalidTask("its open attempt is not its last one")
-    if any((attempt.outcome == AttemptOutcome.RUNNING) != (attempt.finished_at is None) for attempt in attempts):
-        raise InvalidTask("an attempt is running and finished at once, or neither")
-
-
-def _same_definition(task: BoardTask, row: Row, settings: NexusSettings) -> bool:
-    wanted = intake.draft(task.new, settings.retry)
-    return all(_listed(wanted[name]) == getattr(row, name) for name in _DEFINITION)
-
-
-def _listed(value: Any) -> Any:
-    """As it comes back: JSON knows no tuples."""
-    return list(value) if isinstance(value, tuple) else value

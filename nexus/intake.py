@@ -181,7 +181,7 @@ def add(tx: Tx, drafts: Sequence[Draft]) -> list[str]:
     _insert(tx, list(fresh.values()), FRESH | arriving(present))
     records.add_dependencies(tx, ((task_id, target) for task_id, targets in edges.items() for target in targets))
     if ended:
-        transitions.settle_dependants(tx, ended)
+        transitions.settle_dependants(tx, ended, only=list(edges))
     return ids
 
 
@@ -197,7 +197,7 @@ def _count_unmet(tx: Tx, fresh: dict[str, Draft], edges: Mapping[str, Sequence[s
     """Set what each still waits for; the targets that have ended without success."""
     check_cycle(edges)
     outside = {target for targets in edges.values() for target in targets} - fresh.keys()
-    status_of = queries.lock_targets(tx, sorted(outside)) if outside else {}
+    status_of = queries.hold_still(tx, sorted(outside)) if outside else {}
     for task_id, targets in edges.items():
         if unknown := [target for target in targets if target not in fresh and target not in status_of]:
             raise InvalidTask(

@@ -86,7 +86,7 @@ def count(tx: Tx, ahead: dict[TaskStatus, Mark]) -> int:
 def bite(tx: Tx, status: TaskStatus, below: Mark, limit: int) -> Bite:
     """Delete what nothing needs among the newest `limit` tasks before a mark."""
     rows = _look(tx, _candidates(status).with_for_update(skip_locked=True), below, limit)
-    # Asked only now, under the locks: whoever adds a dependency locks its target first (`queries.lock_targets`).
+    # Asked only now, under the locks: whoever adds a dependency locks its target first (`queries.hold_still`).
     free = _free(tx, rows, frozenset())
     if not free:
         return Bite(len(rows), (), 0, 0, 0, _next(rows, limit))

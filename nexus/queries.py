@@ -29,6 +29,12 @@ def task_rows(tx: Tx, task_ids: Sequence[str]) -> dict[str, Row]:
     return {row.task_id: row for row in tx.plain(statement, {"batch": dump_json(list(task_ids))})}
 
 
+def statuses_of(tx: Tx, task_ids: Sequence[str]) -> dict[str, str]:
+    """The status of each of these tasks that exists."""
+    statement = sa.select(tasks.c.task_id, tasks.c.status).where(among(tasks.c.task_id, "batch"))
+    return {row.task_id: row.status for row in tx.plain(statement, {"batch": dump_json(list(task_ids))})}
+
+
 def ids_of_keys(tx: Tx, keys: Sequence[str]) -> dict[str, str]:
     """The task ids that idempotency keys stand for."""
     # The second clause is the words of PostgreSQL's index.
@@ -37,11 +43,12 @@ def ids_of_keys(tx: Tx, keys: Sequence[str]) -> dict[str, str]:
     return {row.idempotency_key: row.task_id for row in tx.plain(statement, {"batch": dump_json(list(keys))})}
 
 
-def lock_targets(tx: Tx, task_ids: Sequence[str]) -> dict[str, str]:
+def hold_still(tx: Tx, task_ids: Sequence[str]) -> dict[str, str]:
     """The status of each of these tasks that exists, held still until the transaction ends (PostgreSQL).
 
     Whoever adds a dependency looks at its target under this lock, so a target that is being completed right
-    now either counts as completed here or finds the new edge when it counts its dependants down.
+    now either counts as completed here or finds the new edge when it counts its dependants down. Whoever redefines
+    a task looks under it whether somebody works on that meanwhile.
     """
     statement = (
         sa.select(tasks.c.task_id, tasks.c.status)
@@ -235,9 +242,21 @@ def unmet_targets(tx: Tx, task_id: str) -> list[Row]:
     return list(tx.plain(statement))
 
 
+_OF_OPEN_WORK = tuple(
+    tasks.c[name]
+    for name in (
+        "task_id", "task_type", "status", "reason", "depends_on", "on_dependency_failure", "assigned_to",
+        "required_capabilities",
+    )
+)  # fmt: skip
+
+
 def open_work(tx: Tx, episode_id: str | None) -> list[Row]:
-    """Tasks that are not terminal: id, type, status, assignment; of one episode, or of the whole board."""
-    statement = sa.select(tasks).where(status_in(set(TaskStatus) - TERMINAL)).order_by(tasks.c.seq)
+    """Tasks that are not terminal: what they are, where they stand and who may do them (`nexus.outlook`), no payloads.
+
+    Of one episode, or of the whole board.
+    """
+    statement = sa.select(*_OF_OPEN_WORK).where(status_in(set(TaskStatus) - TERMINAL)).order_by(tasks.c.seq)
     if episode_id is not None:
         statement = statement.where(tasks.c.episode_id == episode_id)
     return list(tx.plain(statement))

@@ -1,10 +1,9 @@
-"""Every INSERT and UPDATE that moves no task: new tasks, attempts, history, agents, stalls.
+"""Every INSERT and UPDATE that moves no task: new tasks, attempts, history, agents.
 
-What moves a task stands in `nexus.transitions`.
+What is said of waiting stands in `nexus.waiting`, what moves a task in `nexus.transitions`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from functools import cache
 from typing import Any, Final
 
@@ -14,12 +13,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from nexus import bulk, moves
 from nexus.commits import row_of
 from nexus.engine import Tx
-from nexus.predicates import EVERY_TYPE
 from nexus.rows import Row
 from nexus.schemas import Claim
-from nexus.sql import Moment, among, among_numbers, later, now, seconds_between
+from nexus.sql import among, among_numbers, later, now, seconds_between
 from nexus.states import TRANSITIONS, AttemptOutcome, TaskStatus, Verb
-from nexus.tables import agents, attempts, dependencies, history, pauses, stall_steps, stalls, sweeps, tasks
+from nexus.tables import agents, attempts, dependencies, history, tasks
 from nexus.values import dump_json
 
 
@@ -237,6 +235,15 @@ def keep_late_results(tx: Tx, results: Sequence[tuple[Claim, Any]]) -> None:
     tx.plain(statement, rows)
 
 
+def close_runs(tx: Tx, keys: Sequence[tuple[str, int]]) -> None:
+    """Prefect knows that the runs of these attempts (task id, number) are over."""
+    statement = sa.update(attempts).where(
+        attempts.c.task_id == sa.bindparam("p_task_id"), attempts.c.number == sa.bindparam("p_number")
+    )
+    rows = [{"p_task_id": task_id, "p_number": number} for task_id, number in keys]
+    tx.plain(statement.values(run_closed_at=tx.present()), rows)
+
+
 def add_agent(tx: Tx, agent_id: str) -> None:
     """An agent that nobody registered, under open registration."""
     statement = _insert_new(tx, agents).values(
@@ -267,102 +274,3 @@ def seen(tx: Tx, agent_id: str) -> None:
         )
         .values(last_seen_at=now())
     )
-
-
-def open_stalls(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Stalls for these waiting periods or deadlines; their ids by task.
-
-    One that is there already is opened again: it is the same period, and its steps stay done.
-    """
-    new, parameters = bulk.insert(tx, stalls, rows)
-    again = {"closed_at": sa.null(), "closed_by": sa.null(), "next_step_at": new.excluded.next_step_at}
-    statement = new.on_conflict_do_update(index_elements=["task_id", "kind", "since"], set_=again)
-    rows_there = tx.plain(statement.returning(stalls.c.task_id, stalls.c.stall_id), parameters)
-    return {row.task_id: row.stall_id for row in rows_there}
-
-
-def close_stalls(tx: Tx, stall_ids: Sequence[int], verb: str) -> None:
-    """The tasks of these stalls have moved on."""
-    latest = sa.case((stalls.c.opened_at > now(), stalls.c.opened_at), else_=now())
-    statement = sa.update(stalls).where(among_numbers(stalls.c.stall_id, "batch"), stalls.c.closed_at.is_(None))
-    tx.run(statement.values(closed_at=latest, closed_by=str(verb), next_step_at=None), batch=dump_json(list(stall_ids)))
-
-
-def take_step(tx: Tx, step: str, at: datetime, details: Mapping[int, str]) -> set[int]:
-    """Record a step on each stall (id to detail); the ids of those on which it was not done before."""
-    if not details:
-        return set()
-    rows = [{"stall_id": stall_id, "step": step, "at": at, "detail": detail} for stall_id, detail in details.items()]
-    statement, parameters = bulk.insert(tx, stall_steps, rows)
-    statement = statement.on_conflict_do_nothing().returning(stall_steps.c.stall_id)
-    taken = set(tx.plain(statement, parameters).scalars())
-    if taken:
-        tx.leaves(row_of(stall_steps, stall_id=min(taken), step=step, at=at))
-    return taken
-
-
-def reckon_again(tx: Tx, settings_hash: str) -> None:
-    """Let the next step of every open stall be reckoned anew that was reckoned with other policies."""
-    # Two ranges, not <>: those an index can find.
-    other = sa.or_(stalls.c.settings_hash < settings_hash, stalls.c.settings_hash > settings_hash)
-    statement = sa.update(stalls).where(stalls.c.closed_at.is_(None), stalls.c.kind == "waiting", other)
-    tx.run(statement.values(next_step_at=now(), settings_hash=settings_hash))
-
-
-def set_next_step(tx: Tx, stall_ids: Sequence[int], policy: str, at: datetime | None) -> None:
-    """Which policy these stalls follow, and when the next step is due: never, where a step has moved the task."""
-    ahead = sa.case((stalls.c.closed_at.is_(None), sa.literal(at, Moment())), else_=sa.null())
-    statement = sa.update(stalls).where(among_numbers(stalls.c.stall_id, "batch"))
-    tx.plain(statement.values(policy=policy, next_step_at=ahead), {"batch": dump_json(list(stall_ids))})
-
-
-def deliver(tx: Tx, stall_ids: Sequence[int]) -> None:
-    """The notices of these stalls were delivered."""
-    mine = sa.and_(among_numbers(stall_steps.c.stall_id, "batch"), stall_steps.c.step == "notify")
-    tx.run(sa.update(stall_steps).where(mine).values(told_at=now()), batch=dump_json(list(stall_ids)))
-
-
-def close_runs(tx: Tx, keys: Sequence[tuple[str, int]]) -> None:
-    """Prefect knows that the runs of these attempts (task id, number) are over."""
-    statement = sa.update(attempts).where(
-        attempts.c.task_id == sa.bindparam("p_task_id"), attempts.c.number == sa.bindparam("p_number")
-    )
-    rows = [{"p_task_id": task_id, "p_number": number} for task_id, number in keys]
-    tx.plain(statement.values(run_closed_at=tx.present()), rows)
-
-
-SWEEPS_KEPT: Final = 10_000
-"""Sweeps on record; with one every 5 s, half a day."""
-
-
-def write_sweep(tx: Tx, values: Mapping[str, Any]) -> None:
-    """One pass on record; the oldest go."""
-    number = tx.plain(sa.insert(sweeps).values(**values).returning(sweeps.c.sweep_id)).scalar_one()
-    tx.leaves(row_of(sweeps, sweep_id=number, started_at=values["started_at"]))
-    tx.plain(sa.delete(sweeps).where(sweeps.c.sweep_id <= number - SWEEPS_KEPT))
-
-
-def pause(tx: Tx, task_type: str, actor: str | None, reason: str | None) -> None:
-    """Offer nothing of this type; said again, the new reason stands."""
-    build = sqlite.insert if tx.connection.dialect.name == "sqlite" else postgresql.insert
-    said = {"at": now(), "actor": actor, "reason": reason}
-    statement = build(pauses).values(task_type=task_type, **said)
-    tx.run(statement.on_conflict_do_update(index_elements=["task_type"], set_=said))
-
-
-def resume(tx: Tx, task_type: str) -> list[int] | None:
-    """Offer it again; the stalls that this closes, None where it was not paused.
-
-    Waiting begins anew: while nothing was offered nobody let it wait.
-    """
-    if not tx.plain(sa.delete(pauses).where(pauses.c.task_type == task_type)).rowcount:
-        return None
-    tx.leaves(lambda: sa.select(sa.literal(1)).where(~sa.exists().where(pauses.c.task_type == task_type)))
-    waits = sa.and_(tasks.c.status == TaskStatus.PENDING.value, tasks.c.available_at < now())
-    its_own = sa.true() if task_type == EVERY_TYPE else tasks.c.task_type == task_type
-    # One statement: it waits for a sweep that is about to open stalls here.
-    anew = sa.update(tasks).where(waits, its_own).values(available_at=now(), stall_id=sa.null())
-    rows = tx.run(anew.values(previous_stall_id=tasks.c.stall_id).returning(tasks.c.previous_stall_id)).scalars()
-    if over := [stall_id for stall_id in rows if stall_id is not None]:
-        close_stalls(tx, over, "resume")
-    return over

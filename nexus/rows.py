@@ -22,6 +22,10 @@ from nexus.sql import EPOCH
 from nexus.states import AttemptOutcome, TaskStatus
 
 Row = sa.Row[Any]
+
+ClaimKey = tuple[str, int]
+"""A claim, by task and number: several may be shown on one task, of which one is current."""
+
 V = TypeVar("V", bound=BaseModel)
 
 FIELDS: Final = tuple(Task.model_fields)

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import exc
 
-from nexus import records, transitions, watch
+from nexus import transitions, waiting, watch
 from nexus.engine import Tx
 from nexus.explaining import Terms, reasons
 from nexus.ladder import due
@@ -152,7 +152,7 @@ def hung(tx: Tx, orders: Orders) -> Findings:
 def stalls(tx: Tx, orders: Orders) -> Findings:
     """Open a stall for each waiting period that is too long, and climb the ladders of those that are open."""
     found = _opened(tx, orders)
-    records.reckon_again(tx, orders.config.ladders_hash)
+    waiting.reckon_again(tx, orders.config.ladders_hash)
     found.join(_climbed(tx, orders))
     return found
 
@@ -167,7 +167,7 @@ def _opened(tx: Tx, orders: Orders) -> Findings:
         stall_of = _open(tx, rows, "waiting", why, present, config.ladders_hash, next_step_at=present)
         seen = {row.task_id for row in transitions.watch(tx, numbers, still)}
         if gone := [stall_id for task_id, stall_id in stall_of.items() if task_id not in seen]:
-            records.close_stalls(tx, gone, "pause")  # which came just now: all else about these tasks is locked
+            waiting.close_stalls(tx, gone, "pause")  # which came just now: all else about these tasks is locked
         return Findings(seen=seen, conflicts=len(numbers) - len(seen))
 
     limit = config.max_per_sweep
@@ -184,7 +184,7 @@ def _open(
     next_step_at: datetime | None,
 ) -> dict[str, int]:
     since = "available_at" if kind == "waiting" else "deadline"
-    return records.open_stalls(
+    return waiting.open_stalls(
         tx,
         [
             {
@@ -235,7 +235,7 @@ def _climbed(tx: Tx, orders: Orders) -> Findings:
             key = config.ladders[row.policy_no].name, plan[row.stall_id].next_at
             ahead.setdefault(key, []).append(row.stall_id)
         for (policy, at), ids in ahead.items():
-            records.set_next_step(tx, ids, policy, at)
+            waiting.set_next_step(tx, ids, policy, at)
         return found
 
     limit = config.max_per_sweep
@@ -250,7 +250,7 @@ def _step(tx: Tx, action: str, rows: list[Row], orders: Orders, present: datetim
     stall_of = {row.task_id: row.stall_id for row in rows}
     waited = {row.task_id: (present - row.available_at).total_seconds() for row in rows}
     done: dict[str, Done] = Stepping(tx, orders.config, orders.default_policy, present).take(action, rows)
-    taken = records.take_step(tx, action, present, {stall_of[task_id]: one.detail for task_id, one in done.items()})
+    taken = waiting.take_step(tx, action, present, {stall_of[task_id]: one.detail for task_id, one in done.items()})
     for task_id, one in done.items():
         if stall_of[task_id] in taken:
             found.add(task_id, one.action, one.detail, waited[task_id])
@@ -271,7 +271,7 @@ def deadlines(tx: Tx, orders: Orders) -> Findings:
         marked = {row.task_id for row in transitions.mark_overdue(tx, numbers)}
         late = [row for row in rows if row.task_id in marked]
         done = escalate(tx, late, stall_of, "deadline", orders.config, orders.default_policy)
-        taken = records.take_step(tx, "escalate", present, {stall_of[name]: one.detail for name, one in done.items()})
+        taken = waiting.take_step(tx, "escalate", present, {stall_of[name]: one.detail for name, one in done.items()})
         for row in late:
             if stall_of[row.task_id] in taken:
                 passed = f"its deadline {row.deadline:%Y-%m-%d %H:%M:%S} UTC has passed ({why[row.task_id]})"

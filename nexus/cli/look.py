@@ -163,7 +163,7 @@ def show(context: typer.Context, task_id: TaskId, as_json: Json = False) -> None
     attempts = nexus.attempts(task_id)
     if as_json:
         return print_json({**task.model_dump(mode="json"), "attempts": attempts})
-    known = mask(nexus).value(task.model_dump(mode="json", exclude={"retry_policy"}))
+    known = mask(nexus, task).value(task.model_dump(mode="json", exclude={"retry_policy"}))
     known["result"] = None if task.result is None else json.dumps(known["result"], ensure_ascii=False)
     facts({name: _words(value) for name, value in known.items() if value not in (None, "", [], {}, 0, False)})
     if attempts:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from nexus import TaskNexus
+    from nexus import Task, TaskNexus
     from nexus.masking import Mask
 
 DONE, REFUSED, USAGE, NOTHING = 0, 1, 2, 3
@@ -59,11 +59,11 @@ def open_nexus(context: typer.Context) -> "TaskNexus":
     return nexus
 
 
-def mask(nexus: "TaskNexus") -> "Mask":
-    """What is secret here: for what agents outside say, and for what a person is shown."""
+def mask(nexus: "TaskNexus", task: "Task") -> "Mask":
+    """What is secret here and in the task's payload: for what agents outside say, and for what a person is shown."""
     from nexus.masking import mask_of
 
-    return mask_of(nexus.settings, os.environ)
+    return mask_of(nexus.settings, os.environ, task.payload)
 
 
 def emit(value: Any, as_json: bool, show: Callable[[], None]) -> None:

@@ -130,8 +130,9 @@ def heartbeat(
 ) -> None:
     """Renew the lease. Exit code 1: stop, the claim is lost or the task was cancelled."""
     nexus = open_nexus(context)
-    told = None if note is None else mask(nexus).text(note)
-    beat = nexus.heartbeat(held(nexus, task_id, claim_no, agent), told, lease_seconds=lease)
+    claim = held(nexus, task_id, claim_no, agent)
+    told = None if note is None else mask(nexus, claim.task).text(note)
+    beat = nexus.heartbeat(claim, told, lease_seconds=lease)
 
     def show() -> None:
         if not beat.cancel_requested:
@@ -155,7 +156,8 @@ def complete(
     """Done: keep the result. A result that comes after the claim was lost is kept on its attempt."""
     nexus = open_nexus(context)
     value = parse_json(result, "--result")
-    task = nexus.complete(held(nexus, task_id, claim_no, agent), mask(nexus).value(value))
+    claim = held(nexus, task_id, claim_no, agent)
+    task = nexus.complete(claim, mask(nexus, claim.task).value(value))
     emit(task, as_json, lambda: say(f"{task_id}: {task.status}."))
 
 
@@ -180,10 +182,10 @@ def fail(
     from nexus.schemas import clean
 
     nexus = open_nexus(context)
-    failure = Failure(
-        message=clean(mask(nexus).text(error)), error_type="", retryable=not give_up, retry_after_seconds=retry_after
-    )
-    task = nexus.fail(held(nexus, task_id, claim_no, agent), failure)
+    claim = held(nexus, task_id, claim_no, agent)
+    told = clean(mask(nexus, claim.task).text(error))
+    failure = Failure(message=told, error_type="", retryable=not give_up, retry_after_seconds=retry_after)
+    task = nexus.fail(claim, failure)
     again = f"again from {when(task.available_at)} UTC" if task.status == "pending" else "a dead letter"
     emit(task, as_json, lambda: say(f"{task_id}: {task.status}, {again}."))
 
@@ -198,6 +200,7 @@ def release(
 ) -> None:
     """Hand a task back; it is offered again at once."""
     nexus = open_nexus(context)
-    told = None if reason is None else mask(nexus).text(reason)
-    task = nexus.release(held(nexus, task_id, claim_no, agent), told)
+    claim = held(nexus, task_id, claim_no, agent)
+    told = None if reason is None else mask(nexus, claim.task).text(reason)
+    task = nexus.release(claim, told)
     emit(task, as_json, lambda: say(f"{task_id}: handed back."))

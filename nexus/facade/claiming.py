@@ -10,7 +10,7 @@ from nexus.engine import Tx
 from nexus.errors import ClaimLost, IllegalTransition, InvalidTask, NexusError, TaskBusy, TaskNotFound
 from nexus.facade.taking import Taking
 from nexus.retry import decide
-from nexus.rows import STATUS, Row, task_of, to_claim, to_task
+from nexus.rows import STATUS, ClaimKey, Row, task_of, to_claim, to_task
 from nexus.schemas import Claim, Failure, Heartbeat, Task
 from nexus.states import HELD, TaskStatus, Verb, verbs_from
 
@@ -90,8 +90,8 @@ class Claiming(Taking):
 
     def _complete(self, results: Sequence[tuple[Claim, Any]], *, whole: bool) -> list[Row | NexusError]:
         faults = self._unsound(results)
-        sound = {pair[0].task_id: pair for place, pair in enumerate(results) if place not in faults}
-        rows: dict[str, Row] = {}
+        sound = {(pair[0].task_id, pair[0].claim_no): pair for place, pair in enumerate(results) if place not in faults}
+        rows: dict[ClaimKey, Row] = {}
         if not self._database.is_sqlite and sound:
             asked = list(sound.values())
             rows = self._database.write_at_once(
@@ -99,10 +99,10 @@ class Claiming(Taking):
                 lambda tx: transitions.completed(tx, [claim for claim, _ in asked], whole=whole),
             )
         if len(rows) < len(sound):
-            left = [pair for task_id, pair in sound.items() if task_id not in rows]
+            left = [pair for key, pair in sound.items() if key not in rows]
             rows |= self._database.write(lambda tx: transitions.complete(tx, left, whole=whole))
         if len(rows) == len(results):
-            return [rows[claim.task_id] for claim, _ in results]
+            return [rows[claim.task_id, claim.claim_no] for claim, _ in results]
         return self._refused(results, faults, rows)
 
     def _unsound(self, results: Sequence[tuple[Claim, Any]]) -> dict[int, NexusError]:
@@ -117,11 +117,11 @@ class Claiming(Taking):
         return faults
 
     def _refused(
-        self, results: Sequence[tuple[Claim, Any]], faults: dict[int, NexusError], rows: dict[str, Row]
+        self, results: Sequence[tuple[Claim, Any]], faults: dict[int, NexusError], rows: dict[ClaimKey, Row]
     ) -> list[Row | NexusError]:
         """What became of each, where not all were completed; a result that came too late is kept."""
         asked = [pair[0] for place, pair in enumerate(results) if place not in faults]
-        told = iter(self._each(Verb.COMPLETE, asked, lambda claim: rows.pop(claim.task_id, None)))
+        told = iter(self._each(Verb.COMPLETE, asked, lambda claim: rows.pop((claim.task_id, claim.claim_no), None)))
         ended = [faults.get(place) or next(told) for place in range(len(results))]
         late = [pair for pair, end in zip(results, ended, strict=True) if isinstance(end, ClaimLost)]
         if late:

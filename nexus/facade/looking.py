@@ -116,7 +116,7 @@ class Looking(OpenBoard):
         def work(tx: Tx) -> tuple[int, dict[str, str]]:
             rows = queries.open_work(tx, episode_id)
             targets = {target for row in rows for target in row.depends_on}
-            status_of = {task_id: row.status for task_id, row in queries.task_rows(tx, sorted(targets)).items()}
+            status_of = queries.statuses_of(tx, sorted(targets))
             paused = [pause.task_type for pause in watch.list_pauses(tx)]
             workers = [agent for agent in queries.list_agents(tx) if agent.agent_id in at_work]
             return len(rows), outlook.stuck(rows, status_of, workers, handled, paused)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from nexus import queries, records, runs, transitions
+from nexus import queries, records, runs, transitions, waiting
 from nexus.arguments import a_count, a_text
 from nexus.engine import Tx
 from nexus.errors import ClaimLost, IllegalTransition, TaskNotFound
@@ -69,4 +69,4 @@ class Runs(OpenBoard):
         """These were delivered."""
         stall_ids = [notice.stall_id for notice in notices]
         if stall_ids:
-            self._database.write(lambda tx: records.deliver(tx, stall_ids))
+            self._database.write(lambda tx: waiting.deliver(tx, stall_ids))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from nexus import observed, records, sweeping, transitions, watch
+from nexus import observed, sweeping, transitions, waiting, watch
 from nexus.arguments import a_count, a_moment, a_name, a_text
 from nexus.engine import Tx
 from nexus.facade.base import OpenBoard
@@ -102,7 +102,7 @@ class Sweeping(OpenBoard):
     def _put_down(self, report: SweepReport, source: str) -> None:
         shared = {"started_at", "finished_at", "scanned", "conflicts", "skipped", "more", "settings_hash"}
         values = report.model_dump(include=shared) | {"source": source, "acted": len(report.items) - report.skipped}
-        self._database.write(lambda tx: records.write_sweep(tx, values))
+        self._database.write(lambda tx: waiting.write_sweep(tx, values))
 
     def sweeps(self, limit: int = 10) -> list[Sweep]:
         """The latest passes, newest first."""
@@ -137,7 +137,7 @@ class Sweeping(OpenBoard):
         name = a_name(task_type, "task_type")
 
         def work(tx: Tx) -> list[Pause]:
-            records.pause(tx, name, actor, a_text(reason))
+            waiting.pause(tx, name, actor, a_text(reason))
             return watch.list_pauses(tx)
 
         return self._database.write(work)
@@ -147,7 +147,7 @@ class Sweeping(OpenBoard):
         name = a_name(task_type, "task_type")
 
         def work(tx: Tx) -> bool:
-            over = records.resume(tx, name)
+            over = waiting.resume(tx, name)
             if over:
                 gone = transitions.withdraw(tx, over, actor, "was paused, and waits anew")
                 transitions.settle_dependants(tx, gone)

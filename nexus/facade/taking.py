@@ -9,7 +9,7 @@ from nexus.arguments import a_count, a_lease, a_name, json_list
 from nexus.engine import Tx
 from nexus.errors import IllegalTransition, InvalidTask, NexusError, NotClaimable, TaskNotFound
 from nexus.facade.sweeping import Sweeping
-from nexus.rows import Row, claim_of, made, moment_of, task_of
+from nexus.rows import ClaimKey, Row, claim_of, made, moment_of, task_of
 from nexus.schemas import Attempt, Claim
 from nexus.states import AttemptOutcome, TaskStatus, Verb
 
@@ -106,18 +106,20 @@ class Taking(Sweeping):
             raise InvalidTask(f"there are {len(claims)} claims and {len(refs)} runs; give one for each, in order")
         for ref in (run_ref,) if run_refs is None else refs:
             self._check("run_ref", ref)
-        ref_of = {claim.task_id: ref for claim, ref in zip(claims, refs, strict=True)}
+        ref_of = {(claim.task_id, claim.claim_no): ref for claim, ref in zip(claims, refs, strict=True)}
         begun = self._start([*zip(claims, refs, strict=True)]) if claims else {}
 
         def attempt(claim: Claim) -> Attempt | None:
-            return _attempt(claim, begun.pop(claim.task_id, None), ref_of[claim.task_id])
+            key = claim.task_id, claim.claim_no
+            return _attempt(claim, begun.pop(key, None), ref_of[key])
 
         return self._each(Verb.START, claims, attempt)
 
-    def _start(self, asked: Sequence[tuple[Claim, Any]]) -> dict[str, Row]:
-        def again(tx: Tx) -> dict[str, Row]:
+    def _start(self, asked: Sequence[tuple[Claim, Any]]) -> dict[ClaimKey, Row]:
+        def again(tx: Tx) -> dict[ClaimKey, Row]:
             there = transitions.begun(tx, [claim for claim, _ in asked])
-            return there | transitions.start(tx, [one for one in asked if one[0].task_id not in there])
+            left = [one for one in asked if (one[0].task_id, one[0].claim_no) not in there]
+            return there | transitions.start(tx, left)
 
         return self._database.write_at_once(lambda tx: transitions.start(tx, asked), again)
 

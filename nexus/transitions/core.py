@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from nexus import records
+from nexus import records, waiting
 from nexus.engine import Tx
 from nexus.errors import ClaimLost, IllegalTransition, NexusError, TaskNotFound
 from nexus.predicates import is_held, status_in
@@ -159,7 +159,7 @@ def _close(tx: Tx, verb: Verb, stall_ids: Iterable[int | None], actor: str | Non
     over = [stall_id for stall_id in stall_ids if stall_id is not None]
     if not over:
         return []
-    records.close_stalls(tx, over, verb)
+    waiting.close_stalls(tx, over, verb)
     return withdraw(tx, over, actor, f"moved on ({verb})")
 
 
@@ -188,11 +188,13 @@ def withdraw(tx: Tx, stall_ids: Sequence[int], mover: str | None, why: str) -> l
     return _gone(tx, Verb.CANCEL, rows, "nexus")
 
 
-def _dependants_of_batch() -> sa.Select[Any]:
-    return sa.select(dependencies.c.task_id).where(among(dependencies.c.depends_on, "batch"))
+def _dependants_of_batch(*, some: bool) -> sa.Select[Any]:
+    """Who depends on the bound `batch`; of `some`, those in the bound `only`."""
+    found = sa.select(dependencies.c.task_id).where(among(dependencies.c.depends_on, "batch"))
+    return found.where(among(dependencies.c.task_id, "only")) if some else found
 
 
-def _dependants_freed() -> sa.Update:
+def _dependants_freed(*, some: bool = False) -> sa.Update:
     met = (
         sa.select(sa.func.count())
         .where(dependencies.c.task_id == tasks.c.task_id, among(dependencies.c.depends_on, "batch"))
@@ -200,7 +202,7 @@ def _dependants_freed() -> sa.Update:
     )
     return (
         sa.update(tasks)
-        .where(tasks.c.task_id.in_(_dependants_of_batch()))
+        .where(tasks.c.task_id.in_(_dependants_of_batch(some=some)))
         .values(
             unmet_dependencies=tasks.c.unmet_dependencies - met,
             # Waiting is counted from when the last of them was done.
@@ -213,31 +215,39 @@ def free_dependants(tx: Tx, task_ids: Sequence[str]) -> None:
     """Count down what waits for these tasks, which are completed.
 
     A statement of its own, after their rows are locked: an edge that was added meanwhile has waited for that
-    lock (`queries.lock_targets`) and has seen the new status, or is visible here.
+    lock (`queries.hold_still`) and has seen the new status, or is visible here.
     """
     if tx.run(_dependants_freed(), batch=dump_json(list(task_ids))).rowcount:
         records.ring(tx)
 
 
-def settle_dependants(tx: Tx, task_ids: Iterable[str]) -> None:
+def settle_dependants(tx: Tx, task_ids: Iterable[str], *, only: Sequence[str] | None = None) -> None:
     """These ended failed or cancelled: what depends on them waits, is cancelled, or runs anyway, as its setting says.
+
+    `only`: these of their dependants, which came to depend on them now. The others went their way when the
+    tasks ended, and what became of them since (an operator's retry) stands.
 
     A wave at a time, since what is cancelled has dependants of its own.
     """
-    wave = list(task_ids)
+    wave, some = list(task_ids), only is not None
     while wave:
-        batch = dump_json(wave)
-        runs = tasks.c.on_dependency_failure == "run"
-        if tx.run(_dependants_freed().where(runs), batch=batch).rowcount:
-            records.ring(tx)
-            # The edge is gone, so that a later success of the same task does not count it down once more.
-            met = among(dependencies.c.depends_on, "batch")
-            anyway = dependencies.c.task_id.in_(sa.select(tasks.c.task_id).where(runs))
-            tx.run(sa.delete(dependencies).where(met, anyway), batch=batch)
-        wave = _cancel_dependants(tx, batch)
+        batch = {"batch": dump_json(wave)} | ({"only": dump_json(list(only or ()))} if some else {})
+        _run_dependants(tx, batch, some=some)
+        wave, some = _cancel_dependants(tx, batch, some=some), False
 
 
-def _cancel_dependants(tx: Tx, batch: str) -> list[str]:
+def _run_dependants(tx: Tx, batch: dict[str, str], *, some: bool) -> None:
+    runs = tasks.c.on_dependency_failure == "run"
+    if tx.run(_dependants_freed(some=some).where(runs), **batch).rowcount:
+        records.ring(tx)
+        # The edge is gone, so that a later success of the same task does not count it down once more.
+        met = among(dependencies.c.depends_on, "batch")
+        anyway = dependencies.c.task_id.in_(sa.select(tasks.c.task_id).where(runs))
+        over = sa.delete(dependencies).where(met, anyway)
+        tx.run(over.where(among(dependencies.c.task_id, "only")) if some else over, **batch)
+
+
+def _cancel_dependants(tx: Tx, batch: dict[str, str], *, some: bool) -> list[str]:
     target = (
         sa.select(sa.func.min(dependencies.c.depends_on))
         .where(dependencies.c.task_id == tasks.c.task_id, among(dependencies.c.depends_on, "batch"))
@@ -246,7 +256,7 @@ def _cancel_dependants(tx: Tx, batch: str) -> list[str]:
     statement = (
         guarded(Verb.CANCEL)
         .where(
-            tasks.c.task_id.in_(_dependants_of_batch()),
+            tasks.c.task_id.in_(_dependants_of_batch(some=some)),
             tasks.c.on_dependency_failure == "cancel",
             # Whoever holds or reviews it already got past its dependencies.
             status_in({TaskStatus.PENDING, TaskStatus.BLOCKED, TaskStatus.STALLED}),
@@ -259,7 +269,7 @@ def _cancel_dependants(tx: Tx, batch: str) -> list[str]:
         )
         .returning(*LEFT)
     )
-    rows = tx.run(statement, batch=batch).all()
+    rows = tx.run(statement, **batch).all()
     why = "a task that it depended on ended without success"
     records.write_history(tx, Verb.CANCEL, rows, actor="nexus", reason=why)
     return _gone(tx, Verb.CANCEL, rows, "nexus")

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache, lru_cache
-from typing import Any
+from operator import itemgetter
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
@@ -15,7 +16,7 @@ from nexus.engine import Tx
 from nexus.predicates import status_in
 from nexus.prepared import Prepared
 from nexus.retry import RetryDecision
-from nexus.rows import Row, as_kept, fields_of, moment_of
+from nexus.rows import FIELDS, ClaimKey, Row, as_kept, fields_of, moment_of
 from nexus.schemas import Claim
 from nexus.sql import later, now, one_of
 from nexus.states import HELD, AttemptOutcome, TaskStatus, Verb
@@ -136,43 +137,55 @@ def _complete(*, whole: bool, alone: bool) -> Compound:
 OVERDUE, AWAITED, TASK = 1, 2, 3
 """Where in such a row the stall of its deadline stands, whether others wait for it, and its task id."""
 
+_FEW: Final = ("task_id", "claim_no", "status", "updated_at")
+
+_claim_of = {
+    whole: itemgetter(TASK, TASK + names.index("claim_no")) for whole, names in ((True, FIELDS), (False, _FEW))
+}
+"""The claim that such a row tells of: many may be shown on one task, but only one is current."""
+
 
 def _told(moved: sa.FromClause, *, whole: bool) -> list[sa.ColumnElement[Any]]:
-    few = (as_kept(moved.c[name]) for name in ("task_id", "claim_no", "status", "updated_at"))
+    few = (as_kept(moved.c[name]) for name in _FEW)
     return [moved.c.overdue_id, moved.c.awaited, *(fields_of(moved) if whole else few)]
 
 
-def completed(tx: Tx, claims: Sequence[Claim], *, whole: bool) -> dict[str, Row]:
+def completed(tx: Tx, claims: Sequence[Claim], *, whole: bool) -> dict[ClaimKey, Row]:
     """As `complete` says it, of those that are completed under these claims: by somebody whose answer was lost."""
     rows = tx.plain(
         done_by(Verb.COMPLETE, tasks.c.seq, *_told(tasks, whole=whole)),
         showing(tx, [(claim, None) for claim in claims]),
     )
-    return {row[TASK]: row for row in rows}
+    key = _claim_of[whole]
+    return {key(row): row for row in rows}
 
 
 def complete(
     tx: Tx, results: Sequence[tuple[Claim, Any]], *, whole: bool = False, alone: bool = False
-) -> dict[str, Row]:
+) -> dict[ClaimKey, Row]:
     """Close attempts with their results; the tasks are completed, or in review where they ask for one.
 
-    A row of each that was: its `status`, with `whole` all of its `fields_of`, from `TASK` on.
+    A row of each that was, by task and claim number: its `status`, with `whole` all of its `fields_of`, from `TASK` on.
     `alone`: nothing else is written in this transaction, so only what leaves nothing else to write is completed
     (no task that another waits for, none past its deadline).
     """
     rows = _complete(whole=whole, alone=alone).run(tx, showing(tx, results))
     if not alone and (more := [row for row in rows if row[OVERDUE] or row[AWAITED]]):
         _follow(tx, [row for row in more if row.status == TaskStatus.COMPLETED], results)
-    return {row[TASK]: row for row in rows}
+    key = _claim_of[whole]
+    return {key(row): row for row in rows}
 
 
 def _follow(tx: Tx, rows: Sequence[Row], results: Sequence[tuple[Claim, Any]]) -> None:
     """What else the end of these brings: who waited for them is freed, and nobody asks about their deadlines."""
     if not rows:
         return
-    holder = {claim.task_id: claim.agent_id for claim, _ in results}
-    for mover in {holder[row.task_id] for row in rows}:
-        close_over(tx, Verb.COMPLETE, [row.overdue_id for row in rows if holder[row.task_id] == mover], mover)
+    agent = {(claim.task_id, claim.claim_no): claim.agent_id for claim, _ in results}
+    late: dict[str, list[int | None]] = {}
+    for row in rows:
+        late.setdefault(agent[row.task_id, row.claim_no], []).append(row.overdue_id)
+    for mover, stall_ids in late.items():
+        close_over(tx, Verb.COMPLETE, stall_ids, mover)
     if awaited := [row.task_id for row in rows if row.awaited]:
         free_dependants(tx, awaited)
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from nexus.engine import Tx
 from nexus.predicates import Claimant, is_held
-from nexus.rows import FIELDS, Row, as_kept, fields_of
+from nexus.rows import FIELDS, ClaimKey, Row, as_kept, fields_of
 from nexus.schemas import Claim
 from nexus.sql import chosen, later, now, seconds_between
 from nexus.states import TaskStatus, Verb
@@ -196,15 +196,19 @@ def _start() -> Compound:
     return Compound(Verb.START, move, None, _begun_of)
 
 
-def start(tx: Tx, claims: Sequence[tuple[Claim, Any]]) -> dict[str, Row]:
+_begun_by = itemgetter(1, 2)
+"""The claim of such a row, whose first column is `seq`."""
+
+
+def start(tx: Tx, claims: Sequence[tuple[Claim, Any]]) -> dict[ClaimKey, Row]:
     """Begin the attempts, each in a run; of those that could begin `attempt_count` (their number) and `started_at`.
 
-    By task. Nothing else is ever left behind: a claim ended the waiting period, and a start ends no task.
+    By task and claim number. Nothing else is left behind: a claim ended the waiting period, and a start ends no task.
     """
-    return {row.task_id: row for row in _start().run(tx, showing(tx, claims))}
+    return {_begun_by(row): row for row in _start().run(tx, showing(tx, claims))}
 
 
-def begun(tx: Tx, claims: Sequence[Claim]) -> dict[str, Row]:
+def begun(tx: Tx, claims: Sequence[Claim]) -> dict[ClaimKey, Row]:
     """As `start` says it, of those that have begun under these claims: by somebody whose answer was lost."""
     there = done_by(Verb.START, tasks.c.seq, *_begun_of(tasks))
-    return {row.task_id: row for row in tx.plain(there, showing(tx, [(claim, None) for claim in claims]))}
+    return {_begun_by(row): row for row in tx.plain(there, showing(tx, [(claim, None) for claim in claims]))}

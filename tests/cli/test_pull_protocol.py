@@ -208,3 +208,23 @@ def test_an_agent_takes_no_more_than_it_may(
     done("agents", "register", "Ada", "--max-concurrency", "1")
     assert len(done("claim", "-a", "Ada", "-n", "5", "--json").data) == 1
     assert command("claim", "-a", "Ada").code == 3
+
+
+def test_what_is_secret_in_the_payload_is_masked_in_what_the_agent_says(
+    done: Callable[..., Said], board: TaskNexus
+) -> None:
+    board.add_task({"task_id": "T1", "payload": {"api_key": "hunter2hunter2"}})
+    done("claim", "T1", "-a", "Ada")
+    done("release", "T1", "-a", "Ada", "--reason", "hunter2hunter2 is refused")
+    done("claim", "T1", "-a", "Ada")
+    done("start", "T1", "-a", "Ada")
+    done("heartbeat", "T1", "-a", "Ada", "--note", "trying hunter2hunter2")
+    assert board.attempts("T1")[0].note == "trying ***"
+    done("fail", "T1", "-a", "Ada", "--error", "no luck with hunter2hunter2", "--retry-after", "0")
+    done("claim", "T1", "-a", "Ada")
+    done("start", "T1", "-a", "Ada")
+    done("complete", "T1", "-a", "Ada", "--result", '{"said": "it took hunter2hunter2"}')
+    assert board.get_task_by_id("T1").result == {"said": "it took ***"}
+    told = str([one.model_dump() for one in (*board.attempts("T1"), *board.history("T1"))])
+    assert "hunter2" not in told
+    assert told.count("***") >= 4

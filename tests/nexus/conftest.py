@@ -1,13 +1,18 @@
 """Short words for what many stories begin with."""
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from nexus import Claim, TaskNexus, TaskStatus
+from nexus.boards import ImportReport
 from nexus.tables import Base
+
+Load = Callable[..., ImportReport]
 
 
 @pytest.fixture
@@ -93,3 +98,15 @@ def statuses(nexus: TaskNexus) -> Callable[..., Sequence[str]]:
         return [str(nexus.get_task_by_id(task_id).status) for task_id in task_ids]
 
     return look
+
+
+@pytest.fixture
+def load(nexus: TaskNexus, tmp_path: Path) -> Load:
+    """`load([...tasks])`: writes them to a board file and imports it."""
+
+    def load_(document: Any, name: str = "board.json", *, into: TaskNexus = nexus, **how: Any) -> ImportReport:
+        path = tmp_path / name
+        path.write_text(document if isinstance(document, str) else json.dumps(document), encoding="utf-8")
+        return into.import_board(into.read_board(path), **how)
+
+    return load_

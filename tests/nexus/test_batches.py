@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nexus import AttemptOutcome, Claim, TaskNexus, TaskStatus
+from nexus import Attempt, AttemptOutcome, Claim, TaskNexus, TaskStatus
 from nexus.errors import ClaimLost, IllegalTransition, InvalidTask, TaskNotFound
 
 from ..conftest import Clock
@@ -235,3 +235,62 @@ def test_a_claim_is_what_is_read_of_it_later(nexus: TaskNexus) -> None:
     [claim] = nexus.claim("Ada")
     assert claim.task == nexus.get_task_by_id("T1")
     assert Claim.model_validate(claim.model_dump()) == claim
+
+
+@pytest.fixture
+def old_and_new(nexus: TaskNexus, clock: Clock) -> Callable[..., tuple[Claim, Claim]]:
+    """Ada's claim on T, which she lost, and Bo's, which is current; `start` begins to work under each."""
+
+    def take(*, start: bool) -> tuple[Claim, Claim]:
+        add(nexus, "T")
+        [old] = nexus.claim("Ada", start=start)
+        clock.advance(61)
+        nexus.sweep()
+        clock.advance(61)
+        [new] = nexus.claim("Bo", start=start)
+        return old, new
+
+    return take
+
+
+@pytest.mark.parametrize("old_first", [True, False])
+def test_an_old_claim_does_not_stand_in_the_way_of_the_current_one_on_the_same_task(
+    nexus: TaskNexus, old_and_new: Callable[..., tuple[Claim, Claim]], old_first: bool
+) -> None:
+    old, new = old_and_new(start=True)
+    pairs = [(old, "Ada's"), (new, "Bo's")]
+
+    ends = nexus.complete_many(pairs if old_first else pairs[::-1])
+
+    of_old, of_new = ends if old_first else ends[::-1]
+    assert isinstance(of_old, ClaimLost)
+    assert of_new == TaskStatus.COMPLETED
+    assert [(attempt.agent_id, attempt.result, attempt.late_result) for attempt in nexus.attempts("T")] == [
+        ("Ada", None, "Ada's"),
+        ("Bo", "Bo's", None),
+    ]
+
+
+@pytest.mark.parametrize("old_first", [True, False])
+def test_an_old_claim_does_not_begin_in_place_of_the_current_one(
+    nexus: TaskNexus, old_and_new: Callable[..., tuple[Claim, Claim]], old_first: bool
+) -> None:
+    old, new = old_and_new(start=False)
+    shown, runs = ([old, new], ["Ada's", "Bo's"]) if old_first else ([new, old], ["Bo's", "Ada's"])
+
+    ends = nexus.start_many(shown, run_refs=runs)
+
+    of_old, of_new = ends if old_first else ends[::-1]
+    assert isinstance(of_old, ClaimLost)
+    assert isinstance(of_new, Attempt)
+    assert (of_new.claim_no, of_new.agent_id, of_new.run_ref) == (new.claim_no, "Bo", "Bo's")
+    assert nexus.attempts("T") == [of_new]
+
+
+def test_whoever_waited_for_it_is_freed_by_the_current_holder(
+    nexus: TaskNexus, old_and_new: Callable[..., tuple[Claim, Claim]]
+) -> None:
+    old, new = old_and_new(start=True)
+    nexus.add_task({"task_id": "next", "depends_on": ["T"]})
+    nexus.complete_many([(new, None), (old, None)])
+    assert [claim.task_id for claim in nexus.claim("Eve")] == ["next"]

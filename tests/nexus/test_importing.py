@@ -12,20 +12,7 @@ from nexus.boards import ImportReport, write_board
 from nexus.errors import BoardUnreadable
 
 from .boards.test_real_boards import FOLDER
-
-Load = Callable[..., ImportReport]
-
-
-@pytest.fixture
-def load(nexus: TaskNexus, tmp_path: Path) -> Load:
-    """`load([...tasks])`: writes them to a board file and imports it."""
-
-    def load_(document: Any, name: str = "board.json", *, into: TaskNexus = nexus, **how: Any) -> ImportReport:
-        path = tmp_path / name
-        path.write_text(document if isinstance(document, str) else json.dumps(document), encoding="utf-8")
-        return into.import_board(into.read_board(path), **how)
-
-    return load_
+from .conftest import Load
 
 
 def counts(report: ImportReport) -> tuple[int, int, int, int]:

@@ -1,6 +1,5 @@
 """What the sweep does to get a task moving: another agent, a question to somebody, an end; and what undoes it."""
 
-import json
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +9,8 @@ import sqlalchemy as sa
 from nexus import TaskMonitoringConfig, TaskNexus
 from nexus.errors import ClaimLost
 from nexus.ladder import Candidate, Wanted, choose, spread
+
+from .conftest import Load
 
 HOUR = 3600.0
 
@@ -300,6 +301,21 @@ class TestDependenciesThatFail:
         assert statuses("run", "cancel", "wait") == ["pending", "cancelled", "pending"]
         assert nexus.claim_task("run", "Ada")
 
+    @pytest.mark.parametrize("way", ["add", "import"])
+    def test_what_was_retried_since_is_left_alone_when_another_comes_to_depend_on_it(
+        self, nexus: TaskNexus, load: Load, statuses: Any, way: str
+    ) -> None:
+        self.board(nexus)
+        nexus.cancel("A")
+        nexus.retry("cancel")
+        late = [
+            {"task_id": "late", "depends_on": ["A"], "on_dependency_failure": "cancel"},
+            {"task_id": "later", "depends_on": ["late"], "on_dependency_failure": "cancel"},
+            {"task_id": "patient", "depends_on": ["A"]},
+        ]
+        nexus.add_tasks(late) if way == "add" else load(late)
+        assert statuses("cancel", "late", "later", "patient") == ["pending", "cancelled", "cancelled", "pending"]
+
     def test_a_long_chain(self, nexus: TaskNexus) -> None:
         chain = [{"task_id": "0"}]
         chain += [
@@ -472,27 +488,3 @@ class TestWhereNobodySweeps:
         nexus.claim("Ada", 250)
         clock.advance(700)
         assert len(nexus.claim("Bo", 250)) == 100
-
-
-class TestATaskThatIsRedefined:
-    def test_is_watched_anew(self, nexus: TaskNexus, clock: Any, elsewhere: Any) -> None:
-        """A second import of a changed record: the old wait and the old deadline are nobody's business any more."""
-        board = elsewhere / "board.json"
-
-        def load(**more: Any) -> None:
-            board.write_text(json.dumps([{"task_id": "A"}, {"task_id": "T1", **more}], default=str))
-            assert not nexus.import_board(nexus.read_board(board)).rejects
-
-        load(deadline=clock() + timedelta(minutes=30))
-        clock.advance(HOUR)
-        nexus.sweep(watching("escalate"))
-        assert {stall.kind for stall in nexus.stalls("T1", open_only=True)} == {"waiting", "deadline"}
-        load(deadline=clock() + timedelta(hours=9), depends_on=["A"])
-        assert nexus.stalls("T1", open_only=True) == []
-        assert {stall.closed_by for stall in nexus.stalls("T1")} == {"import"}
-        asked = [task.status for task in nexus.get_all_tasks(tag="escalation") if task.related_task_id == "T1"]
-        assert asked == ["cancelled", "cancelled"]
-        assert "T1" not in {item.task_id for item in nexus.sweep(watching("fail")).items}
-        assert [one for one in nexus.doctor() if one.code != "sweep"] == []
-        clock.advance(9 * HOUR)
-        assert "overdue" in {item.action for item in nexus.sweep().items if item.task_id == "T1"}

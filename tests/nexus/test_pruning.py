@@ -426,7 +426,7 @@ class TestMeanwhile:
         nexus.cancel("T1")
 
         def while_it_is_locked(tx: Any) -> int:
-            queries.lock_targets(tx, ["T1"])
+            queries.hold_still(tx, ["T1"])
             return other.prune(after(0, grace_seconds=0)).tasks
 
         assert nexus._database.write(while_it_is_locked) == 0

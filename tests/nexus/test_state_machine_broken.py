@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from nexus import TaskNexus, predicates, records, registration, transitions
+from nexus import TaskNexus, predicates, records, registration, transitions, waiting
 from nexus.predicates import is_held
 from nexus.tables import tasks
 from nexus.transitions import by_time, core, deciding, holding, taking
@@ -115,7 +115,7 @@ def attempts_are_not_written(patch: Patch) -> None:
 
 
 def stalls_are_not_closed(patch: Patch) -> None:
-    patch.setattr(records, "close_stalls", lambda *_: None)
+    patch.setattr(waiting, "close_stalls", lambda *_: None)
 
 
 def who_did_it_may_approve(patch: Patch) -> None:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import sqlalchemy as sa
+
 from nexus import TaskNexus
 
 
@@ -62,3 +64,14 @@ def test_what_nobody_at_work_may_do(nexus: TaskNexus) -> None:
     reasons = left(nexus)
     assert reasons.keys() == {"type", "skill", "name", "blocked"}
     assert reasons["blocked"] == "it is blocked: because"
+
+
+def test_looking_at_all_that_is_open_loads_no_payloads(nexus: TaskNexus) -> None:
+    """A run looks every few seconds, and a board of fat payloads would come into memory each time."""
+    nexus.add_tasks([{"task_id": "A", "payload": {"text": "x" * 1000}}, {"task_id": "B", "depends_on": ["A"]}])
+    asked: list[str] = []
+    engine = nexus._database.engine
+    sa.event.listen(engine, "before_cursor_execute", lambda *said: asked.append(said[2]))
+    nexus.stuck(["Ada"], ["task"])
+    assert [text for text in asked if "depends_on" in text]
+    assert [text for text in asked if "payload" in text or "nexus_tasks.*" in text] == []

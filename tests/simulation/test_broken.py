@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from nexus import records, sweeping, watch
+from nexus import sweeping, waiting, watch
 from nexus.predicates import is_held
 from nexus.tables import tasks
 from nexus.transitions import by_time, core, holding, taking
@@ -74,7 +74,7 @@ def no_keys(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
 
 
 def stalls_stay_open(monkeypatch: pytest.MonkeyPatch, _world: World) -> None:
-    monkeypatch.setattr(records, "close_stalls", lambda *_: None)
+    monkeypatch.setattr(waiting, "close_stalls", lambda *_: None)
 
 
 def escalations_stay_open(monkeypatch: pytest.MonkeyPatch, _world: World) -> None:
