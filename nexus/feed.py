@@ -64,6 +64,7 @@ def _last_task(tx: Tx, at: datetime, is_now: bool) -> int:
 
 def _look(tx: Tx, place: Place, most: int) -> tuple[News, Place]:
     present, since = tx.present(), place.at - OVERLAP
+    place = _still(tx, place)
     ended, unsaid = _newest(tx, _ended(since), most, place.at, attempts.c.finished_at)
     lines, silent = _newest(tx, _lines(place), most, place.at, history.c.at, history.c.seq > place.line)
     added, unnamed = _newest(tx, _added(place), most, place.at, tasks.c.created_at, tasks.c.seq > place.task)
@@ -78,6 +79,13 @@ def _look(tx: Tx, place: Place, most: int) -> tuple[News, Place]:
     )
     left_out = unsaid + silent + unnamed
     return News(moves=tuple(sorted(moves.values(), key=lambda move: move.order)), left_out=left_out), then
+
+
+def _still(tx: Tx, place: Place) -> Place:
+    """The place, or one before it: SQLite gives the numbers of what was deleted last (`nexus.pruning`) once more."""
+    line = _before(tx, history.c.seq, history.c.at, place.at, 0)
+    task = _before(tx, tasks.c.seq, tasks.c.created_at, place.at, 0)
+    return Place(at=place.at, line=min(place.line, line), task=min(place.task, task))
 
 
 def _newest(

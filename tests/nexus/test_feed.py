@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from nexus import Claim, RetryPolicy, TaskNexus
 from nexus.reports import Move
+from nexus.retention import Bounds, Retention
 from nexus.tables import attempts
 
 from ..conftest import Clock
@@ -151,3 +152,24 @@ def test_one_at_a_time_tells_what_moves_and_the_next_goes_on_from_there(nexus: T
     assert not nexus.keep_relay("ui", "first", 30, there)
     assert nexus.keep_relay("ui", "second", 0, there)
     assert nexus.take_relay("ui", "third", 30) == (True, there)
+
+
+def test_what_happens_after_a_pruning_is_told_though_its_numbers_were_told_before(
+    nexus: TaskNexus, clock: Clock
+) -> None:
+    nexus.add_tasks({"task_id": f"old-{number}"} for number in range(50))
+    for number in range(50):
+        nexus.cancel(f"old-{number}", "not wanted")
+    place = nexus.feed().place
+    clock.advance(31 * 86_400)
+    assert nexus.prune(Retention(cancelled=Bounds(days=30))).cancelled == 50
+    watched = nexus.feed(place)  # as whoever tells of it begins anew
+    for number in range(3):
+        nexus.add_task({"task_id": f"new-{number}", "retry_policy": {"max_attempts": 1}})
+        claim = nexus.claim_task(f"new-{number}", "Ada")
+        nexus.start(claim)
+        nexus.fail(claim, "no")
+        clock.advance(30)
+        assert sorted(said(watched.read().moves)) == [
+            f"new-{number} {verb}" for verb in ("add", "claim", "fail", "start")
+        ]
