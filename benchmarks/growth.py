@@ -70,6 +70,20 @@ def _urgent_in_backoff(nexus: TaskNexus, sizes: Sizes) -> str:
     return f"{_few(nexus, sizes)}, {sizes.waiting:,} more urgent ones in backoff"
 
 
+def _for_another(nexus: TaskNexus, sizes: Sizes) -> str:
+    asked = {"task_type": "noop", "description": "one of many", "priority": "high", "assigned_to": "Agent-9"}
+    filling.copies(nexus, nexus.add_task(asked).task_id, sizes.waiting, "others")
+    return f"{_few(nexus, sizes)}, {sizes.waiting:,} more urgent ones for another agent"
+
+
+def _beyond_it(nexus: TaskNexus, sizes: Sizes) -> str:
+    asked = {"task_type": "noop", "description": "one of many", "priority": "high"}
+    each = [asked | {"required_capabilities": [f"skill-{n}"]} for n in range(sizes.capabilities)]
+    for task_id in nexus.add_tasks(each):
+        filling.copies(nexus, task_id, sizes.waiting // sizes.capabilities, f"{task_id}-")
+    return f"{_few(nexus, sizes)}, {sizes.waiting:,} more urgent ones that ask for {sizes.capabilities:,} other skills"
+
+
 def _capable(nexus: TaskNexus, sizes: Sizes) -> str:
     able = [f"skill-{n}" for n in range(sizes.capabilities)]
     nexus.register_agent(AGENT, able)
@@ -79,7 +93,7 @@ def _capable(nexus: TaskNexus, sizes: Sizes) -> str:
     return f"{FEW:,} pending, {sizes.capabilities:,} capabilities"
 
 
-BOARDS: tuple[Fill, ...] = (_few, _many, _blocked, _in_backoff, _urgent_in_backoff, _capable)
+BOARDS: tuple[Fill, ...] = (_few, _many, _blocked, _in_backoff, _urgent_in_backoff, _for_another, _beyond_it, _capable)
 """The first is what the others are compared with."""
 
 
