@@ -175,3 +175,46 @@ def test_a_file_keeps_its_edges_when_its_tables_are_written_anew(busy_board: str
     assert [tuple(edge) for edge in edges] == [("moved", "E1")]
     with pytest.raises(sa.exc.IntegrityError), nexus._database.engine.begin() as connection:
         connection.exec_driver_sql("INSERT INTO nexus_dependencies (task_id, depends_on) VALUES ('E1', 'nobody')")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def stuck_board(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A board of schema 0007: two tasks were imported as claimed by Ada, without a holder; one of them has begun."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'stuck.db'}"
+    else:
+        make: Callable[[str], str] = request.getfixturevalue("make_postgres")
+        url = make("stuck")
+    database = Database(url)
+    database.write(lambda tx: upgrade_to(tx, "0007"))
+    database.write(fill_with_imported_claims)
+    database.close()
+    return url
+
+
+IMPORTED = """
+DELETE FROM nexus_stalls;
+UPDATE nexus_tasks SET status = 'in_progress', attempt_count = 1, started_at = :at WHERE task_id = 'waits';
+UPDATE nexus_tasks SET status = 'claimed' WHERE task_id = 'moved';
+"""
+CLAIMED = "claimed_by = 'Ada', pending_since = NULL, lease_expires_at = :at, lease_seconds = 60, claim_no = 1"
+
+
+def fill_with_imported_claims(tx: Tx) -> None:
+    fill(tx)
+    for statement in IMPORTED.strip().rstrip(";").replace(" WHERE", f", {CLAIMED} WHERE").split(";"):
+        text = sa.text(statement)
+        if ":at" in statement:
+            text = text.bindparams(sa.bindparam("at", OPENED, type_=Moment()))
+        tx.plain(text)
+
+
+def test_claims_that_were_imported_without_a_holder_can_be_ended(stuck_board: str, open_board: Any, clock: Any) -> None:
+    nexus = open_board(stuck_board)
+    nexus.complete(nexus.current_claim("waits", "Ada"), "done")
+    assert [(attempt.agent_id, attempt.outcome) for attempt in nexus.attempts("waits")] == [("Ada", "completed")]
+    nexus.start(nexus.current_claim("moved", "Ada"))
+    clock.advance(61)
+    assert [item.action for item in nexus.sweep().items if item.task_id == "moved"] == ["expire"]
+    assert [(attempt.agent_id, attempt.outcome) for attempt in nexus.attempts("moved")] == [("Ada", "lost")]
+    assert [one for one in nexus.doctor() if one.code not in ("sweep", "clock")] == []

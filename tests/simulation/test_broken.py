@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from nexus import sweeping, waiting, watch
+from nexus import sweeping, transitions, waiting, watch
 from nexus.predicates import is_held
+from nexus.rows import ClaimKey
 from nexus.tables import tasks
 from nexus.transitions import by_time, core, holding, taking
 
@@ -48,6 +49,18 @@ def no_claim_number(monkeypatch: pytest.MonkeyPatch, _world: World) -> None:
         monkeypatch.setattr(
             module, "fenced_many", lambda verb, shown: core.guarded(verb).where(tasks.c.task_id == shown.c.task_id)
         )
+    for name in ("start", "complete"):
+        monkeypatch.setattr(transitions, name, told_by_task(getattr(transitions, name)))
+
+
+def told_by_task(verb: Callable[..., dict[ClaimKey, Any]]) -> Callable[..., dict[ClaimKey, Any]]:
+    """What was done to a task is told to whoever asked for it, under whatever claim."""
+
+    def do(tx: Any, claims: Any, **how: Any) -> dict[ClaimKey, Any]:
+        rows = {task_id: row for (task_id, _), row in verb(tx, claims, **how).items()}
+        return {(one.task_id, one.claim_no): rows[one.task_id] for one, _ in claims if one.task_id in rows}
+
+    return do
 
 
 def without_keys(world: World) -> None:
