@@ -188,65 +188,6 @@ def _seldom_postgresql(element: seldom, compiler: SQLCompiler, **kw: Any) -> str
     return f"({compiler.process(element.clauses, **kw)})"
 
 
-class tabbed(FunctionElement[str]):  # noqa: N801
-    """`tabbed(a, b, …)`: texts with a tab between them; an order of these texts is by their code points."""
-
-    type = sa.Text()
-    inherit_cache = True
-
-
-@compiles(tabbed, "sqlite")
-def _tabbed_sqlite(element: tabbed, compiler: SQLCompiler, **kw: Any) -> str:
-    return "(" + " || char(9) || ".join(compiler.process(clause, **kw) for clause in element.clauses) + ")"
-
-
-@compiles(tabbed, "postgresql")
-def _tabbed_postgresql(element: tabbed, compiler: SQLCompiler, **kw: Any) -> str:
-    joined = " || chr(9) || ".join(compiler.process(clause, **kw) for clause in element.clauses)
-    return f'(({joined}) COLLATE "C")'
-
-
-class _Ranges(FunctionElement[Any]):
-    inherit_cache = True
-    name = "ranges"
-
-
-def ranges(parameter: str) -> sa.FromClause:
-    """The pairs of texts in the JSON list that is bound to `parameter`, as a table: from `low` until before `high`."""
-    columns = sa.Column("low", sa.Text), sa.Column("high", sa.Text)
-    return _Ranges(sa.bindparam(parameter, type_=sa.Text())).table_valued(*columns, name="ranges")
-
-
-@compiles(_Ranges, "sqlite")
-def _ranges_sqlite(element: _Ranges, compiler: SQLCompiler, **kw: Any) -> str:
-    listed = f"json_each({compiler.process(element.clauses, **kw)}) AS each"
-    return f"(SELECT each.value ->> 0 AS low, each.value ->> 1 AS high FROM {listed})"
-
-
-@compiles(_Ranges, "postgresql")
-def _ranges_postgresql(element: _Ranges, compiler: SQLCompiler, **kw: Any) -> str:
-    listed = f"jsonb_array_elements(CAST({compiler.process(element.clauses, **kw)} AS jsonb)) AS each"
-    return f"(SELECT each.value ->> 0 AS low, each.value ->> 1 AS high FROM {listed})"
-
-
-class short(FunctionElement[str]):  # noqa: N801
-    """`short(list)`: a JSON list as a text that fits into an index. PostgreSQL takes a number for one that is long."""
-
-    type = sa.Text()
-    inherit_cache = True
-
-
-@compiles(short, "sqlite")
-def _short_sqlite(element: short, compiler: SQLCompiler, **kw: Any) -> str:
-    return compiler.process(element.clauses, **kw)
-
-
-@compiles(short, "postgresql")
-def _short_postgresql(element: short, compiler: SQLCompiler, **kw: Any) -> str:
-    text = f"CAST({compiler.process(element.clauses, **kw)} AS text)"
-    return f"(CASE WHEN octet_length({text}) < 1000 THEN {text} ELSE CAST(hashtextextended({text}, 0) AS text) END)"
-
-
 class overlaps(Question):  # noqa: N801
     """`overlaps(some, others)`: the two JSON lists of texts share a member."""
 

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy import CheckConstraint, Index, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from nexus.sql import JsonList, JsonText, Moment, Serial, short, tabbed
+from nexus.lanes import lane
+from nexus.sql import JsonList, JsonText, Moment, Serial
 from nexus.states import HELD, AttemptOutcome, TaskStatus
 
 SCHEMA_VERSION_TABLE = "nexus_schema_version"
@@ -390,20 +391,6 @@ def _table(row: type[Base]) -> sa.Table:
     table = row.__table__
     assert isinstance(table, sa.Table)
     return table
-
-
-def assignee(source: sa.FromClause) -> sa.ColumnElement[str]:
-    """Whose a task is; nothing where it is anybody's."""
-    return sa.func.coalesce(source.c.assigned_to, sa.literal_column("''", sa.Text()))
-
-
-def lane(source: sa.FromClause) -> sa.ColumnElement[str]:
-    """Equal for tasks that ask the same of whoever claims them: who, with which capabilities, for which type.
-
-    In the order of assignees, of whom nobody is the first. No name holds a tab. (Two long lists of capabilities that
-    PostgreSQL took for one would keep a task from being found, never give it to the wrong agent.)
-    """
-    return tabbed(assignee(source), short(source.c.required_capabilities), source.c.task_type)
 
 
 tasks = _table(TaskRow)

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from nexus.lanes import assignee, lane, ranges
 from nexus.predicates import Claimant, is_claimable_by, is_due, is_offered, is_waiting, of_the_agent, wanted
-from nexus.sql import chosen, ranges, seldom
-from nexus.tables import assignee, lane, tasks
-from nexus.values import dump_json
+from nexus.sql import chosen, seldom
+from nexus.tables import tasks
 
 BEYOND: Final = 50
 """How far a look goes beyond the number that is asked for: what others claim at this moment is passed over."""
@@ -27,9 +27,6 @@ _ASKED: Final = (
 """What a look at the head asks of a task."""
 
 _NOTHING: Final[sa.ColumnElement[str]] = sa.literal_column("''", sa.Text())
-
-MANY_SKILLS: Final = 100
-"""An agent with more of them looks into all lanes: to look for each by itself would take longer."""
 
 Columns = Sequence[str]
 Order = Sequence[sa.ColumnElement[Any]]
@@ -54,19 +51,6 @@ def at_the_head(who: Claimant, wishes: Wishes, columns: Columns, limit: int, *, 
     last = sa.select(*_turn(head)).order_by(*(column.desc() for column in _turn(head))).limit(_number(1))
     is_in_it = sa.tuple_(*_turn(tasks)) <= last.scalar_subquery()
     return _picked(_select(tasks, columns).where(is_claimable_by(who), *wanted(wishes), is_in_it), tasks, limit)
-
-
-def lanes_of(agent_id: str, capabilities: Sequence[str]) -> list[tuple[str, str]]:
-    """Where the lanes lie in which there may be something for an agent, as ranges in the order of `tables.lane`.
-
-    What has to be done by it or by anybody; and of that, what begins its list with one of its capabilities, or is
-    written otherwise: lists that are empty, or PostgreSQL's numbers for long ones, or spoilt.
-    """
-    every = [("\t", "\n")]
-    if len(capabilities) <= MANY_SKILLS:
-        begins = sorted(f"\t[{dump_json(name)}" for name in capabilities)
-        every = [("\t", '\t["'), *((begin, f"{begin}~") for begin in begins), ("\t[#", "\n")]
-    return [(assignee + low, assignee + high) for assignee in ("", agent_id) for low, high in every]
 
 
 def by_lane(who: Claimant, wishes: Wishes, columns: Columns, limit: int | None, *, sqlite: bool) -> sa.Select[Any]:

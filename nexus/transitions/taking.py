@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import sqlalchemy as sa
 
 from nexus.engine import Tx
+from nexus.lanes import lanes_of
 from nexus.predicates import Claimant, is_held
 from nexus.rows import FIELDS, ClaimKey, Row, as_kept, fields_of
 from nexus.schemas import Claim
@@ -157,7 +158,7 @@ def claim(
     if handles:
         bound["handled"] = fast_json(agent.task_types)
     if where == "lanes":
-        bound["p_lanes"] = fast_json(picking.lanes_of(agent.agent_id, agent.capabilities))
+        bound["p_lanes"] = fast_json(lanes_of(agent.agent_id, agent.capabilities))
     if start:
         bound["p_run_ref"] = run_ref
     if remembered:
