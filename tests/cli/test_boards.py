@@ -130,6 +130,7 @@ def test_a_broken_file_is_one_line(
     write(name, text)
     for words in (["import", name], ["import", name, "--strict"], ["import", name, "--json"], ["run", name]):
         line = refused(*words)
+        line = json.loads(line)["error"]["message"] if "--json" in words else line
         assert line.startswith(says)
         assert len(line) < 300
     assert everything(done) == before
