@@ -134,6 +134,10 @@ class DatabaseUnavailable(NexusError):
     """The database cannot be opened, reached or written; the message says which and why."""
 
 
+class UnusableDatabase(DatabaseUnavailable):
+    """The settings name no database that there could be: trying again does not help, correcting them does."""
+
+
 class NotANexusDatabase(NexusError):
     """The database holds something else; nothing was written to it."""
 

@@ -18,7 +18,7 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError
 
-from nexus.errors import DatabaseUnavailable, InvalidSettings, short
+from nexus.errors import InvalidSettings, UnusableDatabase, short
 from nexus.monitoring import BLOCK, Section, TaskMonitoringConfig
 from nexus.retention import Retention
 from nexus.schemas import RetryPolicy
@@ -218,7 +218,7 @@ class NexusSettings(BaseSettings):
     def location(self, url: str | None = None) -> str:
         """The URL to open: `url`, or the settings' own; the home is made where the database lies in it.
 
-        Raises `DatabaseUnavailable`.
+        Raises `UnusableDatabase`.
         """
         if not (url or self.database_url):
             self.make_home()
@@ -249,13 +249,13 @@ class NexusSettings(BaseSettings):
             raise InvalidSettings(f"{TOML} cannot be read: {error.strerror or error}") from None
 
     def make_home(self) -> Path:
-        """The home, absolute, made where it is missing. Raises `DatabaseUnavailable` where it cannot be."""
+        """The home, absolute, made where it is missing. Raises `UnusableDatabase` where it cannot be."""
         home = self.home.absolute()
         try:
             home.mkdir(parents=True, exist_ok=True)
         except (OSError, ValueError) as error:  # ValueError: a NUL in it
             why = getattr(error, "strerror", error)
-            raise DatabaseUnavailable(
+            raise UnusableDatabase(
                 f"{str(self.home)[:200]} cannot be made: {why}. Choose another folder with NEXUS_HOME."
             ) from error
         return home

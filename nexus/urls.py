@@ -3,30 +3,30 @@
 from sqlalchemy import exc
 from sqlalchemy.engine import URL, make_url
 
-from nexus.errors import DatabaseUnavailable
+from nexus.errors import UnusableDatabase
 
 
 def parse_url(text: str) -> URL:
-    """The URL with its driver; `DatabaseUnavailable` for anything but SQLite and PostgreSQL."""
+    """The URL with its driver; `UnusableDatabase` for anything but SQLite and PostgreSQL."""
     try:
         url = make_url(text)
         if "\x00" in text:
             raise ValueError
     except (exc.ArgumentError, ValueError):
-        raise DatabaseUnavailable(
+        raise UnusableDatabase(
             "The database URL cannot be read; write sqlite:///path/to/file.db or "
             "postgresql+psycopg://user@host/database (NEXUS_DATABASE_URL)."
         ) from None
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
     if url.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
-        raise DatabaseUnavailable(
+        raise UnusableDatabase(
             f"{url.drivername} is no database that the nexus runs on; use sqlite:///… or postgresql+psycopg://…"
         )
     try:  # what stands after the `?` would come up at the first statement only
         url.get_dialect()().create_connect_args(url)
     except (TypeError, ValueError) as error:
-        raise DatabaseUnavailable(f"The options of the database URL cannot be read: {str(error)[:200]}") from None
+        raise UnusableDatabase(f"The options of the database URL cannot be read: {str(error)[:200]}") from None
     return url
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from nexus.errors import short
 
@@ -121,6 +121,15 @@ def fast_json(value: Any) -> str:
     text = to_json(value).decode()
     # A payload is frozen only as far as its task is. What holds such a word may be sound as well.
     return dump_json(value) if "NaN" in text or "Infinity" in text else text
+
+
+def same_json(one: Any, other: Any) -> bool:
+    """Both are the same JSON, in whatever order their members stand; 1 is not true, as it would be in Python."""
+    return _in_order(one) == _in_order(other)
+
+
+def _in_order(value: Any) -> str:
+    return json.dumps(from_json(fast_json(value)), sort_keys=True)
 
 
 def is_small(value: Any, max_bytes: int) -> bool:

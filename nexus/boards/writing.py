@@ -6,9 +6,11 @@ task has all fields of `Task`, and its `attempts`. Written one task at a time, s
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Literal, TextIO
 
 import yaml
@@ -73,21 +75,43 @@ def write_tasks(file: TextIO, tasks: Iterable[Task], attempts: Attempts, *, form
 def write_board(path: Path | str, tasks: Iterable[Task], attempts: Attempts) -> int:
     """Write a board file whole or not at all, in the form of its extension; returns the number of tasks.
 
-    It is written beside its place and renamed, so that a reader never meets half a board.
+    It is written beside its place and renamed, so that a reader never meets half a board; where a link leads to it, the
+    link stays. What is no regular file (a pipe, a device) is written into as it stands: to replace it would destroy it.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
+    place = _file_at(path)
+    if place is None:
+        with path.open("w", encoding="utf-8", newline="\n") as stream:
+            return write_tasks(stream, tasks, attempts, form=form_of(path))
+    handle, temporary = tempfile.mkstemp(prefix=f".{place.name[:100]}.", suffix=".part", dir=place.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             count = write_tasks(file, tasks, attempts, form=form_of(path))
             file.flush()
             os.fsync(file.fileno())
-        _keep_mode(Path(temporary), path)
-        Path(temporary).replace(path)
+        _keep_mode(Path(temporary), place)
+        Path(temporary).replace(place)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
     return count
+
+
+def _file_at(path: Path) -> Path | None:
+    """Where the links of `path` end: the regular file that is there or will be, or None where that is something else.
+
+    /dev/fd/63, /dev/stdout: what the process has open already is a stream, also where a file is behind it.
+    """
+    try:
+        if not S_ISREG(path.stat().st_mode):
+            return None
+    except FileNotFoundError:
+        pass  # a new file, or a link to where one is to be
+    while path.is_symlink():
+        if re.fullmatch("/proc/.*/fd", os.path.realpath(path.parent)):
+            return None
+        path = path.parent / path.readlink()
+    return path
 
 
 def _keep_mode(temporary: Path, path: Path) -> None:

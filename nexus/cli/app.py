@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from nexus.cli import agents, boards, database, live, look, operate, prune, stats, watch, work
-from nexus.cli.output import REFUSED, USAGE, say
+from nexus.cli.exits import TOLD, Exit, exit_of
+from nexus.cli.output import REFUSED, USAGE, say_error
 from nexus.errors import NexusError
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
+    epilog=TOLD,
 )
 
 
@@ -80,20 +82,22 @@ def run(command: typer.Typer) -> None:
             error.show()
         else:
             where = error.ctx.command_path if error.ctx else "nexus"
-            say(f"{where}: {' '.join(error.format_message().split())} (help: {where} -h)")
+            wrong = f"{where}: {' '.join(error.format_message().split())} (help: {where} -h)"
+            say_error(wrong, USAGE, "WrongUsage")
         code = USAGE
     except NexusError as error:
-        say(" ".join(str(error).split("\n")))
-        code = REFUSED
+        code = exit_of(error)
+        say_error(" ".join(str(error).split("\n")), code, type(error).__name__, error)
     except UnicodeEncodeError:
-        say("An argument is not valid Unicode text.")
+        say_error("An argument is not valid Unicode text.", USAGE, "WrongUsage")
         code = USAGE
     except (MemoryError, RecursionError) as error:
         # The last line of defence: whatever was given is larger, or nested deeper, than this machine can take.
-        say("It needs more memory than there is." if isinstance(error, MemoryError) else "It is nested too deep.")
+        large = "It needs more memory than there is." if isinstance(error, MemoryError) else "It is nested too deep."
+        say_error(large, REFUSED, "TooLarge")
         code = REFUSED
     except KeyboardInterrupt:
-        code = 130
+        code = Exit.INTERRUPTED
     except SystemExit as ended:
         # Typer's own answer to a closed pipe is exit code 1; a reader who has had enough (`| head`) is no failure.
         code = ended.code if not isinstance(ended.__context__, BrokenPipeError) else _let_go()
@@ -102,7 +106,7 @@ def run(command: typer.Typer) -> None:
             raise
         code = _let_go()
         if error.errno != errno.EPIPE:
-            say(f"The output cannot be written: {error.strerror}.")
+            say_error(f"The output cannot be written: {error.strerror}.", REFUSED, "Unwritten")
             code = REFUSED
     sys.exit(code or 0)
 

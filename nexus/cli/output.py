@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 
+from nexus.cli.exits import Exit, as_json, document
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
@@ -21,13 +23,15 @@ if TYPE_CHECKING:
     from nexus import Task, TaskNexus
     from nexus.masking import Mask
 
-DONE, REFUSED, USAGE, NOTHING = 0, 1, 2, 3
-"""Exit codes: done; refused, stderr says why; wrong usage; nothing to claim."""
+REFUSED, USAGE, NOTHING, STOP = Exit.REFUSED, Exit.USAGE, Exit.NOTHING, Exit.STOP
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 MOST = 1_000_000
 """No number of tasks or claims is larger."""
 
+
+KINDS = {REFUSED: "Refused", USAGE: "WrongUsage", STOP: "Cancelled"}
+"""The code, in JSON, of an error that has no type of its own."""
 
 MOST_WORDS = 2000
 """Characters of one line on stderr: it may repeat what was given, and that may be anything."""
@@ -111,9 +115,20 @@ def say(text: str) -> None:
     print(harmless(text), file=sys.stderr)
 
 
-def refuse(text: str, code: int = REFUSED) -> NoReturn:
+def say_error(text: str, code: Exit, kind: str, error: BaseException | None = None) -> None:
+    """What went wrong, on stderr: one line for the person, or with --json one for a program.
+
+    stdout is left to documents that have their own schema: who reads one never takes an error for it.
+    """
+    if as_json():
+        print(document(kind, text[:MOST_WORDS], code, error), file=sys.stderr)
+    else:
+        say(text)
+
+
+def refuse(text: str, code: Exit = REFUSED, kind: str = "") -> NoReturn:
     """End with one line that says why."""
-    say(text)
+    say_error(text, code, kind or KINDS[code])
     raise typer.Exit(code)
 
 

@@ -11,6 +11,7 @@ import typer
 from nexus.cli.output import (
     MOST,
     NOTHING,
+    STOP,
     USAGE,
     Json,
     TaskId,
@@ -24,6 +25,7 @@ from nexus.cli.output import (
     say,
     when,
 )
+from nexus.errors import ClaimLost
 
 if TYPE_CHECKING:
     from nexus import Claim, TaskNexus
@@ -63,6 +65,12 @@ def held(nexus: "TaskNexus", task_id: str, claim_no: int | None, agent_id: str |
         return nexus.claim_numbered(task_id, claim_no, agent_id)
     if agent_id is None:
         refuse("Give --claim-no N (from `nexus claim`) or --agent NAME: whose claim is it?", USAGE)
+    task = nexus.get_task_by_id(task_id)
+    if task is not None and task.claimed_by in (None, agent_id):
+        if task.claimed_by is None:
+            raise ClaimLost(task_id, task.claim_no, now_held=f"nobody holds it, the task is {task.status}")
+        # Also where the claim has ended: whether that is a refusal, or was done before, each verb says itself.
+        return nexus.claim_numbered(task_id, task.claim_no, agent_id)
     return nexus.current_claim(task_id, agent_id)
 
 
@@ -85,7 +93,10 @@ def claim(
     lease: Lease = None,
     as_json: Json = False,
 ) -> None:
-    """Take the most urgent tasks that this agent may have. Exit code 3: there is nothing to claim."""
+    """Take the most urgent tasks that this agent may have.
+
+    Exit code 3: there is nothing to claim. 5: the database is away; try again.
+    """
     nexus = open_nexus(context)
     if task_id is not None:
         claims = [nexus.claim_task(task_id, agent, lease_seconds=lease)]
@@ -113,7 +124,10 @@ def start(
     run_ref: Annotated[str | None, typer.Option(metavar="JSON", help="Which run this is; kept on the attempt.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Begin to work on a claimed task: opens an attempt."""
+    """Begin to work on a claimed task: opens an attempt.
+
+    Exit code 4: stop, the claim is lost. 5: the database is away; try again.
+    """
     nexus = open_nexus(context)
     attempt = nexus.start(held(nexus, task_id, claim_no, agent), parse_json(run_ref, "--run-ref"))
     emit(attempt, as_json, lambda: say(f"{task_id}: attempt {attempt.number} has begun."))
@@ -128,7 +142,11 @@ def heartbeat(
     lease: Lease = None,
     as_json: Json = False,
 ) -> None:
-    """Renew the lease. Exit code 1: stop, the claim is lost or the task was cancelled."""
+    """Renew the lease.
+
+    Exit code 4: stop, the claim is lost or the task was cancelled. 5: the database is away, so the lease was not
+    renewed; go on, and try again soon.
+    """
     nexus = open_nexus(context)
     claim = held(nexus, task_id, claim_no, agent)
     told = None if note is None else mask(nexus, claim.task).text(note)
@@ -140,7 +158,7 @@ def heartbeat(
 
     emit(beat, as_json, show)
     if beat.cancel_requested:
-        refuse(f"{task_id} was cancelled: stop working on it.")
+        refuse(f"{task_id} was cancelled: stop working on it.", STOP)
 
 
 def complete(
@@ -153,7 +171,11 @@ def complete(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Done: keep the result. A result that comes after the claim was lost is kept on its attempt."""
+    """Done: keep the result.
+
+    A result that comes after the claim was lost is kept on its attempt; exit code 4. 5: the database is away; try
+    again with the same result, which is answered as the first time if it was written.
+    """
     nexus = open_nexus(context)
     value = parse_json(result, "--result")
     claim = held(nexus, task_id, claim_no, agent)
@@ -176,7 +198,8 @@ def fail(
 ) -> None:
     """The attempt failed.
 
-    The retry policy offers the task again later, or makes it a dead letter.
+    The retry policy offers the task again later, or makes it a dead letter. Exit code 4: the claim is lost. 5: the
+    database is away; try again.
     """
     from nexus import Failure
     from nexus.schemas import clean
@@ -198,7 +221,10 @@ def release(
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why it is handed back.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Hand a task back; it is offered again at once."""
+    """Hand a task back; it is offered again at once.
+
+    Exit code 4: the claim is lost. 5: the database is away; try again.
+    """
     nexus = open_nexus(context)
     claim = held(nexus, task_id, claim_no, agent)
     told = None if reason is None else mask(nexus, claim.task).text(reason)

@@ -13,6 +13,7 @@ from nexus.retry import decide
 from nexus.rows import STATUS, ClaimKey, Row, task_of, to_claim, to_task
 from nexus.schemas import Claim, Failure, Heartbeat, Task
 from nexus.states import HELD, TaskStatus, Verb, verbs_from
+from nexus.values import same_json
 
 BEAT_RETRY_SECONDS: Final = 1.0
 """A server that is away is waited for no longer by a round of heartbeats: the next round is soon."""
@@ -70,6 +71,9 @@ class Claiming(Taking):
     def complete(self, claim: Claim, result: Any = None) -> Task:
         """Done: closes the attempt with its result (JSON), frees dependants; `in_review` where asked for.
 
+        Said again with the same claim and the same result, because the answer was lost, it is answered as the first
+        time and changes nothing.
+
         Raises `ClaimLost` (the result is kept on the attempt as `late_result`), `IllegalTransition`,
         `InvalidTask` (the result is no JSON, or too large; the claim holds on).
         """
@@ -90,7 +94,10 @@ class Claiming(Taking):
 
     def _complete(self, results: Sequence[tuple[Claim, Any]], *, whole: bool) -> list[Row | NexusError]:
         faults = self._unsound(results)
-        sound = {(pair[0].task_id, pair[0].claim_no): pair for place, pair in enumerate(results) if place not in faults}
+        sound: dict[ClaimKey, tuple[Claim, Any]] = {}
+        for place, pair in enumerate(results):
+            if place not in faults:  # of two words on one claim the first counts
+                sound.setdefault((pair[0].task_id, pair[0].claim_no), pair)
         rows: dict[ClaimKey, Row] = {}
         if not self._database.is_sqlite and sound:
             asked = list(sound.values())
@@ -126,7 +133,17 @@ class Claiming(Taking):
         late = [pair for pair, end in zip(results, ended, strict=True) if isinstance(end, ClaimLost)]
         if late:
             self._database.write(lambda tx: records.keep_late_results(tx, late))
-        return ended
+        again = self._said_again(results, [place for place, end in enumerate(ended) if _is_over(end)])
+        return [again.get(place, end) for place, end in enumerate(ended)]
+
+    def _said_again(self, results: Sequence[tuple[Claim, Any]], places: Sequence[int]) -> dict[int, Row]:
+        """Of these places, the tasks that were completed before under the same claim and with the same result."""
+        if not places:
+            return {}
+        claims = [results[place][0] for place in places]
+        rows = self._database.read(lambda tx: transitions.completed(tx, claims, whole=True))
+        there = [(place, rows.get(_key(results[place][0]))) for place in places]
+        return {place: row for place, row in there if row is not None and _holds(row, results[place][1])}
 
     def fail(self, claim: Claim, error: str | BaseException | Failure) -> Task:
         """The attempt failed: the retry policy offers the task again later, or makes it a dead letter.
@@ -211,6 +228,14 @@ class Claiming(Taking):
         if agent_id not in (None, row.claimed_by):
             raise ClaimLost(task_id, row.claim_no, now_held=f"{row.claimed_by} holds it, not {agent_id}")
         return to_claim(row)
+
+
+def _is_over(end: Row | NexusError) -> bool:
+    return isinstance(end, IllegalTransition) and end.status in (TaskStatus.COMPLETED, TaskStatus.IN_REVIEW)
+
+
+def _holds(row: Row, result: Any) -> bool:
+    return same_json(task_of(row[transitions.DONE :]).result, result)
 
 
 def _key(claim: Claim) -> tuple[str, int]:

@@ -13,7 +13,7 @@ from nexus import Task, TaskNexus
 from nexus.boards import ImportReport
 
 from .conftest import Said
-from .process import on_a_terminal
+from .process import on_a_terminal, shell
 
 TASKS = TypeAdapter(list[Task])
 
@@ -130,6 +130,7 @@ def test_a_broken_file_is_one_line(
     write(name, text)
     for words in (["import", name], ["import", name, "--strict"], ["import", name, "--json"], ["run", name]):
         line = refused(*words)
+        line = json.loads(line)["error"]["message"] if "--json" in words else line
         assert line.startswith(says)
         assert len(line) < 300
     assert everything(done) == before
@@ -215,6 +216,13 @@ def test_export_to_where_nothing_can_be_written(
     before = set(elsewhere.iterdir())
     assert refused("export", path) == says
     assert set(elsewhere.iterdir()) - before <= {elsewhere / ".nexus"}
+
+
+def test_an_export_into_a_process(board: TaskNexus, elsewhere: Path) -> None:
+    board.add_task({"task_id": "A"})
+    ended = shell("nexus export >(gzip > out.gz); until gzip -t out.gz; do sleep 0.1; done; zcat out.gz")
+    assert ended.returncode == 0, ended.stderr
+    assert [one["task_id"] for one in json.loads(ended.stdout)["tasks"]] == ["A"]
 
 
 def test_an_export_that_fails_leaves_the_old_file(refused: Callable[..., str], lived: TaskNexus) -> None:

@@ -1,8 +1,10 @@
 """What is wrong is said in one line on stderr, with an exit code; never a traceback."""
 
+import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,7 +136,9 @@ def test_text_that_is_not_unicode_is_wrong_usage(elsewhere: Path) -> None:
     ],
 )
 def test_a_wrong_url(refused: Callable[..., str], url: str, says: str) -> None:
-    for line in (refused("--database", url, "list"), refused("list", NEXUS_DATABASE_URL=url)):
+    # Where something might come to be there by itself, an agent may try again; a URL that cannot be stays one.
+    code = 5 if url.startswith(("sqlite", "postgresql")) else 1
+    for line in (refused("--database", url, "list", code=code), refused("list", code=code, NEXUS_DATABASE_URL=url)):
         assert says in line
         assert "secret" not in line
 
@@ -171,6 +175,41 @@ def test_a_database_from_a_newer_version(refused: Callable[..., str], board: Tas
     connection.close()
     assert "has schema version 9999" in refused("list")
     assert "Upgrade nexus-flows" in refused("db", "upgrade")
+
+
+AWAY = "postgresql://u:secret@127.0.0.1:1/board"
+
+
+def test_a_database_that_is_away_is_told_from_a_claim_that_is_lost(
+    refused: Callable[..., str], done: Callable[..., Said]
+) -> None:
+    """An agent that hears `stop` drops its work; one whose database is away keeps it and tries again."""
+    done("add", "x", "--id", "T")
+    done("claim", "T", "-a", "Ada")
+    assert "is lost" in refused("heartbeat", "T", "--claim-no", "7", code=4)
+    refused("--database", AWAY, "heartbeat", "T", "--claim-no", "1", code=5)
+    refused("--database", "mysql://host/board", "heartbeat", "T", "--claim-no", "1")
+
+
+def test_with_json_an_error_is_one_object_on_stderr(refused: Callable[..., str], done: Callable[..., Said]) -> None:
+    def error(*words: str, code: int) -> Any:
+        told = json.loads(refused(*words, "--json", code=code))["error"]
+        assert told["exit_code"] == code
+        assert told["message"]
+        assert "secret" not in told["message"]
+        return told
+
+    done("add", "x", "--id", "T")
+    done("claim", "T", "-a", "Ada")
+    lost = error("complete", "T", "--claim-no", "7", code=4)
+    assert (lost["code"], lost["task_id"], lost["claim_no"]) == ("ClaimLost", "T", 7)
+    assert set(lost) == {"code", "message", "exit_code", "task_id", "claim_no"}
+    assert error("show", "nope", code=1)["code"] == "TaskNotFound"
+    assert error("complete", "T", "-a", "Ada", code=1)["status"] == "claimed"
+    assert error("--database", AWAY, "list", code=5)["code"] == "DatabaseUnavailable"
+    assert error("list", "--limit", "x", code=2)["code"] == "WrongUsage"
+    assert error("list", "--status", "x", code=2)["code"] == "WrongUsage"
+    assert error("resume", code=1)["code"] == "Refused"
 
 
 # -- settings -----------------------------------------------------------------------------------------------

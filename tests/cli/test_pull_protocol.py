@@ -1,5 +1,6 @@
 """Agents that work outside, by hand: claim, start, heartbeat, complete, fail, release, with the claim's number."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from pydantic import TypeAdapter
 from nexus import Attempt, Claim, Heartbeat, Task, TaskNexus, TaskStatus
 
 from .conftest import Said
+
+STOP = 4
+"""The exit code that says: stop working on it."""
 
 CLAIMS = TypeAdapter(list[Claim])
 
@@ -103,7 +107,7 @@ def test_what_somebody_else_holds_is_refused(
     done("claim", task, "--agent", "Ada")
     assert "Ada holds it" in refused("claim", task, "--agent", "Bo")
     for words in (["start"], ["heartbeat"], ["complete"], ["fail", "--error", "x"], ["release"]):
-        assert refused(*words, task, "--agent", "Bo") == (
+        assert refused(*words, task, "--agent", "Bo", code=STOP) == (
             "Claim 1 on task 'T1' is lost: Ada holds it, not Bo. Stop working on it."
         )
     assert [event.verb for event in board.history(task)] == ["add", "claim"]
@@ -118,10 +122,10 @@ def test_a_late_worker_is_refused_and_its_result_kept(
     done("claim", "--agent", "Bo")
     done("start", task, "--claim-no", "2")
     says = "Claim 1 on task 'T1' is lost: Bo holds claim 2. Stop working on it."
-    assert refused("heartbeat", task, "--claim-no", "1") == says
-    assert refused("complete", task, "--claim-no", "1", "--result", '{"late": true}') == says
-    assert refused("fail", task, "--claim-no", "1", "--error", "x") == says
-    assert refused("release", task, "--claim-no", "1") == says
+    assert refused("heartbeat", task, "--claim-no", "1", code=STOP) == says
+    assert refused("complete", task, "--claim-no", "1", "--result", '{"late": true}', code=STOP) == says
+    assert refused("fail", task, "--claim-no", "1", "--error", "x", code=STOP) == says
+    assert refused("release", task, "--claim-no", "1", code=STOP) == says
     done("complete", task, "--claim-no", "2", "--result", '{"late": false}')
     attempts = done("show", task, "--json").data["attempts"]
     assert [(one["outcome"], one["result"], one["late_result"]) for one in attempts] == [
@@ -140,9 +144,29 @@ def test_moves_that_the_table_does_not_allow(
     done("start", task, "-c", "1")
     assert "it is in_progress" in refused("start", task, "-c", "1")
     done("complete", task, "-c", "1")
-    for verb in (["start"], ["complete"], ["fail", "-e", "x"], ["release"]):
-        assert "it is completed. completed is final." in refused(*verb, task, "-c", "1")
-    assert "the task is completed" in refused("heartbeat", task, "-c", "1")
+    for verb in (["start"], ["complete", "-r", "1"], ["fail", "-e", "x"], ["release"]):
+        for whose in (["-c", "1"], ["-a", "Ada"]):
+            assert "it is completed. completed is final." in refused(*verb, task, *whose)
+    assert "the task is completed" in refused("heartbeat", task, "-c", "1", code=STOP)
+
+
+@pytest.mark.parametrize("whose", [["-c", "1"], ["-a", "Ada"]])
+def test_an_agent_that_lost_the_answer_completes_again(done: Callable[..., Said], task: str, whose: list[str]) -> None:
+    done("claim", task, "-a", "Ada")
+    done("start", task, *whose)
+    first = done("complete", task, *whose, "-r", '{"pages": 12}', "--json")
+    assert done("complete", task, *whose, "-r", '{"pages": 12}', "--json") == first
+
+
+def test_by_name_too_an_agent_hears_that_it_is_to_stop(
+    command: Callable[..., Said], refused: Callable[..., str], done: Callable[..., Said], board: TaskNexus, task: str
+) -> None:
+    done("claim", task, "-a", "Ada", "--lease", "0.001")
+    done("sweep")
+    assert "nobody holds it, the task is pending" in refused("heartbeat", task, "-a", "Ada", code=STOP)
+    done("claim", task, "-a", "Ada")
+    board.cancel(task)
+    assert command("heartbeat", task, "-a", "Ada").code == STOP
 
 
 def test_fail_says_what_becomes_of_it(done: Callable[..., Said], board: TaskNexus, task: str) -> None:
@@ -183,9 +207,10 @@ def test_a_cancelled_task_is_learnt_of_at_the_heartbeat(
     done("start", task, "-a", "Ada")
     done("cancel", task, "--reason", "not wanted", "--by", "Eve")
     said = command("heartbeat", task, "--claim-no", "1")
-    assert (said.code, said.line) == (1, "T1 was cancelled: stop working on it.")
+    assert (said.code, said.line) == (STOP, "T1 was cancelled: stop working on it.")
     said = command("heartbeat", task, "--claim-no", "1", "--json")
-    assert (said.code, said.data["cancel_requested"]) == (1, True)
+    assert (said.code, said.data["cancel_requested"]) == (STOP, True)
+    assert json.loads(said.line)["error"]["code"] == "Cancelled"
 
 
 def test_closed_registration(

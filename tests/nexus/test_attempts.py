@@ -358,6 +358,32 @@ class TestLateResults:
             nexus.complete(claim, "second")
         assert everything() == before
 
+    @pytest.mark.parametrize("review", [False, True])
+    def test_completing_again_with_the_same_result_is_answered_as_the_first_time(
+        self, nexus: TaskNexus, at_work: Any, everything: Any, review: bool
+    ) -> None:
+        """The first answer was lost on its way; nobody else has done anything with the task since."""
+        nexus.add_task({"task_id": "T1", "requires_review": review})
+        claim = at_work("T1")
+        first = nexus.complete(claim, {"pages": 12, "by": ["Ada", None]})
+        before = everything()
+        assert nexus.complete(claim, {"by": ["Ada", None], "pages": 12}) == first
+        assert nexus.complete_many([(claim, {"pages": 12, "by": ["Ada", None]})]) == [first.status]
+        for other in (None, {"pages": 12}, {"pages": True, "by": ["Ada", None]}):
+            with pytest.raises(IllegalTransition):
+                nexus.complete(claim, other)
+        assert everything() == before
+
+    def test_what_a_reviewer_has_sent_back_is_not_completed_by_saying_it_again(
+        self, nexus: TaskNexus, at_work: Any
+    ) -> None:
+        nexus.add_task({"task_id": "T1", "requires_review": True})
+        claim = at_work("T1")
+        nexus.complete(claim, "draft")
+        nexus.reject("T1", "Eve", "again")
+        with pytest.raises(IllegalTransition):
+            nexus.complete(claim, "draft")
+
 
 class TestById:
     """The origin's verbs, for whoever kept only the id."""

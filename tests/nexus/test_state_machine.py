@@ -29,6 +29,7 @@ from nexus import Claim, TaskMonitoringConfig, TaskNexus, TaskStatus
 from nexus.errors import ClaimLost, IllegalTransition, NexusError, NotClaimable
 from nexus.states import HELD, TERMINAL, TRANSITIONS, Verb
 from nexus.tables import attempts, dependencies, history, tasks
+from nexus.values import same_json
 
 START = datetime(2030, 6, 1, 12, 0, tzinfo=UTC)
 TIMEOUT = 3600.0
@@ -323,6 +324,11 @@ class LifeOnTheBoard(RuleBasedStateMachine):
                 self.nexus.heartbeat(claim)
 
     def complete(self, claim: Claim, result: Any = "stale") -> None:
+        task = self.known[claim.task_id]
+        done = claim.claim_no == task.claim_no and task.status in ("completed", "in_review")
+        if done and same_json(task.result, result):
+            assert self.nexus.complete(claim, result).status == task.status, "said again, it is answered again"
+            return
         if self.attempt(Verb.COMPLETE, claim, lambda: self.nexus.complete(claim, result)):
             task = self.known[claim.task_id]
             task.tries[-1], task.result = "completed", result

@@ -180,6 +180,6 @@ def test_the_command_waits_shortly_for_a_server_that_refuses(elsewhere: Path) ->
         check=False,
     )
     assert time.monotonic() - began < 8
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (5, "")
     [line] = done.stderr.splitlines()
     assert "Is the server running, and are host and port right?" in line

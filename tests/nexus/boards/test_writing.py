@@ -1,7 +1,9 @@
 """An export reads back to the same tasks and attempts, field by field."""
 
 import json
+import os
 import stat
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -189,3 +191,64 @@ def attempt(**fields) -> Attempt:
 )
 def test_attempts_that_cannot_be_are_rejected(read, attempts, why):
     assert why in read(board_document([task()], {"a": attempts})).rejects[0].reason
+
+
+# -- what is there already --------------------------------------------------------------------------------------
+
+
+def read_from(path: Path) -> "Future[str]":
+    """What a reader of this pipe is going to have read; open() on either side waits for the other."""
+    return ThreadPoolExecutor(1).submit(path.read_text, encoding="utf-8")
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "kept" / "target.json"
+    target.parent.mkdir()
+    target.write_text("old")
+    target.chmod(0o640)
+    (tmp_path / "near.json").symlink_to("kept/target.json")
+    (tmp_path / "far.json").symlink_to(tmp_path / "near.json")
+    write_board(tmp_path / "far.json", [task("a")], {})
+    assert (tmp_path / "far.json").is_symlink() and (tmp_path / "near.json").is_symlink()
+    assert [one.task_id for one in read_board(target).tasks] == ["a"]
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert [path.name for path in target.parent.iterdir()] == ["target.json"]
+
+
+def test_a_link_to_a_file_that_is_still_to_be_written(tmp_path: Path) -> None:
+    (tmp_path / "link.json").symlink_to("new.json")
+    write_board(tmp_path / "link.json", [task("a")], {})
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "new.json").is_file()
+
+
+def test_links_that_lead_nowhere_are_an_error_and_stay(tmp_path: Path) -> None:
+    (tmp_path / "a.json").symlink_to("b.json")
+    (tmp_path / "b.json").symlink_to("a.json")
+    with pytest.raises(OSError, match="levels of symbolic links"):
+        write_board(tmp_path / "a.json", [task("a")], {})
+    assert (tmp_path / "a.json").is_symlink()
+
+
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_a_pipe_is_written_into_and_stays(tmp_path: Path, through_a_link: bool) -> None:
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    (tmp_path / "link.jsonl").symlink_to(pipe)
+    reader = read_from(pipe)
+    assert write_board(tmp_path / "link.jsonl" if through_a_link else pipe, [task("a"), task("b")], {}) == 2
+    assert [json.loads(line)["task_id"] for line in reader.result(10).splitlines()] == ["a", "b"]
+    assert pipe.is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.jsonl", "pipe.jsonl"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the names of open files are Linux's")
+def test_an_open_file_is_written_into_under_its_number(tmp_path: Path) -> None:
+    out, into = os.pipe()
+    write_board(f"/dev/fd/{into}", [task("a")], {})
+    os.close(into)
+    with os.fdopen(out, encoding="utf-8") as file:
+        assert [one["task_id"] for one in json.load(file)["tasks"]] == ["a"]
+    with (tmp_path / "out.json").open("w+", encoding="utf-8") as file:
+        write_board(f"/dev/fd/{file.fileno()}", [task("b")], {})
+        assert [one["task_id"] for one in json.load(file)["tasks"]] == ["b"], "it is the very file that is open"
