@@ -91,6 +91,10 @@ class Board:
         sweep = ask(self.url, f"/deployments/name/{SWEEP}")["id"]
         return len(self.runs(deployment_id={"any_": [sweep]}, state={"type": {"any_": ["COMPLETED"]}}))
 
+    def has_page(self) -> bool:
+        """Whether the page about the board is there."""
+        return bool(ask(self.url, "/artifacts/filter", {"artifacts": {"key": {"any_": ["nexus-board"]}}}))
+
     def next_sweep(self) -> None:
         """Waits for one more."""
         before = self.sweeps()
@@ -124,6 +128,9 @@ def test_three_days_with_nexus_up(board: Board) -> None:
     assert f"http://127.0.0.1:{board.port}" in up.says("Prefect UI")
     up.says("serving")
     assert f"http://127.0.0.1:{board.port}/v2/artifacts/key/nexus-board" in up.says("the board, every 120 s")
+
+    # The address leads somewhere at once, long before the schedule comes to it.
+    wait_until(board.has_page, 30)
 
     # The five deployments, and a form made of the flow's typed parameters.
     assert {one["name"] for one in ask(board.url, "/deployments/filter", {})} == {"nexus"}
