@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from deployments.catalog import EPISODE, EXECUTE, PAGE, SHIFT, SWEEP
+from deployments.catalog import BOARD, EPISODE, EXECUTE, PAGE, SHIFT, SWEEP
 from deployments.errors import AlreadyUp, RunnerFailed, ServerFailed
 from deployments.metrics import exporting
 from deployments.prefect_server import Api, Say, healthy, prefect_server, unreachable
@@ -227,6 +227,7 @@ class _Service:
         # The newer UI has no menu entry that leads there.
         every = self.settings.board.interval_seconds
         self.say(f"the board, every {every:g} s: {of_api(self.api.url)}/artifacts/key/{PAGE}")
+        self._ask(_show_board())  # the schedule's own first run may be minutes away, and until then there is no page
         self.say(f"start a shift: {address}prefect deployment run '{SHIFT}' -p agent_id=Agent-1")
 
     def _dies_too_often(self) -> bool:
@@ -283,6 +284,15 @@ async def tell_resting() -> None:
     resource = Resource({"prefect.resource.id": "nexus.sweep", "prefect.resource.name": "sweep"})
     async with get_events_client() as client:
         await client.emit(Event(event=RESTING, resource=resource))
+
+
+async def _show_board() -> None:
+    """Has the page of the board made now."""
+    from prefect import get_client
+
+    async with get_client() as client:
+        board = await client.read_deployment_by_name(BOARD)
+        await client.create_flow_run_from_deployment(board.id)
 
 
 async def _sweep_is_scheduled() -> bool:

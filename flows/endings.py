@@ -1,12 +1,26 @@
-"""How the run of an attempt ends in Prefect: its colour and its name say what became of the task, its message why."""
+"""How a run ends in Prefect: its colour and its name say what became of its task, its message why."""
 
-from typing import Any, Final
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Final, ParamSpec, TypeVar
 
 from prefect.client.schemas.objects import State
+from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from flows.finished import Finished
 from nexus import AttemptOutcome, TaskStatus
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+STOPS: Final = (asyncio.CancelledError, KeyboardInterrupt, TerminationSignal)
+"""How a stop from outside comes up in the code of a run: Ctrl-C, a signal, a caller who cancels."""
+
+STOPPED: Final = "stopped: it was told to stop, and handed back what it held"
+HANDED_BACK: Final = "handed back: its agent stopped"
 
 REFUSED: Final = "Refused"
 """The name of the quiet state of a run that was not given its task."""
@@ -44,3 +58,48 @@ def why_again(done: Finished) -> str:
 
 def _said(done: Finished) -> str:
     return str(done.error) if done.error else ""
+
+
+async def handed_back() -> State[Any]:
+    """The state of an attempt whose agent was stopped, and whose task was given back. Left to itself Prefect takes
+    every stop for a crash, and an ordinary Ctrl-C would look like an outage."""
+    await _collect_stops()
+    return Cancelled(message=HANDED_BACK)
+
+
+def stops_in_order(flow: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """A flow that hands back what it holds when it is stopped, and whose run is Cancelled then, not Crashed.
+
+    Whoever awaits it gets the stop all the same.
+    """
+
+    @functools.wraps(flow)
+    async def stoppable(*given: P.args, **named: P.kwargs) -> T:
+        try:
+            return await flow(*given, **named)
+        except STOPS as stop:
+            if _is_left_to_prefect():
+                raise
+            await _collect_stops()
+            # Prefect raises the data again, to whoever does not ask for the state.
+            state: Any = Cancelled(
+                message="stopped: its agent was told to stop, and hands back what it holds", data=stop
+            )
+            return state  # type: ignore[no-any-return] # as `ended_well`
+
+    return stoppable
+
+
+async def _collect_stops() -> None:
+    """A stop that came a second time while the work was handed back strikes here, and not while Prefect is told."""
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+
+
+def _is_left_to_prefect() -> bool:
+    """Its runner has said what is to become of the run: cancelled in the UI, or to be done again elsewhere."""
+    try:
+        from prefect._internal.control_listener import get_intent  # there is no public way to ask
+    except ImportError:
+        return False
+    return get_intent() is not None

@@ -6,6 +6,7 @@ from typing import Final
 from prefect import flow
 
 from flows.board import board
+from flows.endings import stops_in_order
 from flows.forms import Agents, Concurrency, EpisodeId, Lease
 from flows.handlers import runnable_types
 from flows.observe import artifact_key, ended_well, run_log, show_markdown, showing_progress, tag_flow_run, tags_of
@@ -21,6 +22,7 @@ SWEEP_SECONDS: Final = 5.0
 
 
 @flow(name="run-episode", flow_run_name="episode {episode_id}")
+@stops_in_order
 async def run_episode(
     episode_id: EpisodeId,
     agents: Agents = ["Agent-1", "Agent-2", "Agent-3"],  # noqa: B006 - Prefect shows the default in its form

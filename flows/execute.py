@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.awaiting import say_why
 from flows.board import board
-from flows.endings import REFUSED, ending, why_again
+from flows.endings import REFUSED, STOPS, ending, handed_back, stops_in_order, why_again
 from flows.forms import AgentId, TaskId
 from flows.handlers import runnable_types
 from flows.observe import (
@@ -53,6 +53,12 @@ class _Execution:
     """Tells Prefect the reason, while the retry is awaited."""
     refused: str = ""
     """Why there was no claim to be had."""
+    is_handed_back: bool = False
+    stop: BaseException | None = None
+    """What stopped the attempt, where its task was handed back then."""
+
+    def handed_back(self) -> None:
+        self.is_handed_back = True
 
     def say_no_more(self) -> None:
         if self.saying is not None:
@@ -63,6 +69,7 @@ _execution: ContextVar[_Execution] = ContextVar("execution")
 
 
 @flow(name="execute-task", flow_run_name="{task_id} · {agent_id}")
+@stops_in_order
 async def execute_task(task_id: TaskId, agent_id: AgentId = "prefect") -> bool:
     """Claim a task, execute it, complete it; failed attempts are retried as the task's policy says.
 
@@ -94,6 +101,8 @@ async def execute_task(task_id: TaskId, agent_id: AgentId = "prefect") -> bool:
     try:
         async with relaying(nexus):
             state = await attempt(task_id, agent_id, return_state=True)  # type: ignore[misc] # as Prefect types it
+            if execution.stop is not None:
+                raise execution.stop
     finally:
         _execution.reset(token)
         execution.say_no_more()
@@ -144,7 +153,13 @@ async def _attempt(task_id: str, agent_id: str) -> Any:
         execution.refused = str(refused)
         return ended_well(None, execution.refused, name=REFUSED)
     label_attempt(claim)
-    done = await run_attempt(nexus, claim, run_ref=run_ref(), log=run_log())
+    try:
+        done = await run_attempt(nexus, claim, run_ref=run_ref(), log=run_log(), on_handed_back=execution.handed_back)
+    except STOPS as stop:
+        if not execution.is_handed_back:
+            raise
+        execution.stop = stop
+        return await handed_back()
     if done.status == TaskStatus.PENDING and done.available_at is not None:
         present = await asyncio.to_thread(nexus.now)
         execution.again = True

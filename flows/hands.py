@@ -8,7 +8,7 @@ from typing import Any, Final
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.endings import ending
+from flows.endings import STOPS, ending, handed_back
 from flows.finished import Finished
 from flows.forms import Observe
 from flows.heartbeat import Pulse
@@ -67,6 +67,9 @@ class Work:
     freed: Callable[[], None]
     finished: Finished | None = None
     is_free: bool = False
+    is_handed_back: bool = False
+    stop: BaseException | None = None
+    """What stopped it, where its task was handed back then; its run has ended in order, the hand has not."""
 
     def free(self) -> None:
         """The hand is free; said once."""
@@ -84,6 +87,12 @@ class Work:
             await _attempt(return_state=True)  # type: ignore[misc] # Prefect types it for sync tasks only
         finally:
             _work.reset(token)
+        if self.stop is not None:
+            raise self.stop
+
+    def handed_back(self) -> None:
+        """The task is offered again, because its agent was stopped."""
+        self.is_handed_back = True
 
     async def attempt(self, ref: dict[str, Any], log: Log) -> None:
         """As the run `ref`."""
@@ -100,6 +109,7 @@ class Work:
             start=shared.begun.write,
             complete=shared.completed.write,
             on_idle=self.free,
+            on_handed_back=self.handed_back,
         )
 
     def report(self) -> AttemptReport | None:
@@ -124,7 +134,13 @@ _work: ContextVar[Work] = ContextVar("work")
 async def _attempt() -> Any:
     work = _work.get()
     label_attempt(work.claim)
-    await work.attempt(run_ref(), run_log())
+    try:
+        await work.attempt(run_ref(), run_log())
+    except STOPS as stop:
+        if not work.is_handed_back:
+            raise
+        work.stop = stop
+        return await handed_back()
     assert work.finished is not None
     state = ending(work.claim.task_id, work.finished)
     if state is not None and state.is_failed():

@@ -63,6 +63,7 @@ async def run_attempt(
     start: Start | None = None,
     complete: Complete | None = None,
     on_idle: Callable[[], None] | None = None,
+    on_handed_back: Callable[[], None] | None = None,
 ) -> Finished:
     """Do the work of a claimed task once, and close the attempt.
 
@@ -74,6 +75,7 @@ async def run_attempt(
         start: how the attempt begins; None is at once, by itself.
         complete: how a result is written; None is the same.
         on_idle: called when the handler has ended, before that is written.
+        on_handed_back: called when the task is offered again because this ended before it was done.
 
     Raises `NoHandler` (the claim is handed back), `ClaimLost` (before it began), `DatabaseUnavailable`, and
     passes on `asyncio.CancelledError`, and whatever else breaks the event loop off, after the claim was handed
@@ -84,6 +86,7 @@ async def run_attempt(
     run.start = start or run.start_alone
     run.complete = complete or run.complete_alone
     run.on_idle = on_idle
+    run.on_handed_back = on_handed_back
     work = find(claim.task.task_type)
     if work is None:
         await run.hand_back(f"no handler for {claim.task.task_type}")
@@ -99,6 +102,7 @@ class _Run:
     start: Start
     complete: Complete
     on_idle: Callable[[], None] | None
+    on_handed_back: Callable[[], None] | None
 
     def __init__(
         self,
@@ -307,6 +311,8 @@ class _Run:
         try:
             with suppress(ClaimLost, IllegalTransition):  # it is not ours any more
                 await to_the_end(self.nexus.release, self.claim, reason)
+                if self.on_handed_back is not None:
+                    self.on_handed_back()
         except NexusError as error:
             self.log.warning("not handed back: %s", error)
 

@@ -14,6 +14,7 @@ from prefect import flow
 
 from flows.appetite import Appetite
 from flows.board import board
+from flows.endings import stops_in_order
 from flows.forms import AgentId, Beside, Concurrency, Lease, MaxTasks, Mode, Observe, OnlyEpisode, OnlyTaskType
 from flows.handlers import runnable_types
 from flows.hands import Shared, Work
@@ -44,6 +45,7 @@ TAGS_AT_MOST = 50
 
 
 @flow(name="process-agent-tasks", flow_run_name="{agent_id} · shift")
+@stops_in_order
 async def process_agent_tasks(
     agent_id: AgentId,
     concurrency: Concurrency = 4,

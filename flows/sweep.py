@@ -51,17 +51,20 @@ async def sweep_stalled_tasks(config: Monitoring = None) -> SweepReport:
     for line in (*aligned.ended, *aligned.closed):
         run_log().warning("%s", line)
     await show_markdown("nexus-sweep", page(report, told, aligned), "What the sweep found, and what it did")
-    _tell_finished(report)
-    return ended_well(report, summary(report))
+    _tell_finished(report, aligned)
+    return ended_well(report, summary(report, len(aligned.ended)))
 
 
-def _tell_finished(report: SweepReport) -> None:
+def _tell_finished(report: SweepReport, aligned: Aligned) -> None:
     """Queued for a thread of Prefect's own: it neither fails nor delays the sweep."""
     try:
         emit_event(
             event=FINISHED,
             resource={"prefect.resource.id": "nexus.sweep", "prefect.resource.name": "sweep"},
-            payload={**report.model_dump(mode="json", exclude={"items"}), "summary": summary(report)},
+            payload={
+                **report.model_dump(mode="json", exclude={"items"}),
+                "summary": summary(report, len(aligned.ended)),
+            },
         )
     except Exception as error:
         run_log().warning("nobody is told that the sweep is over: %s", error)
@@ -71,10 +74,11 @@ def _sweep(config: TaskMonitoringConfig | None) -> SweepReport:
     return board().sweep(config, source="deployment")
 
 
-def summary(report: SweepReport) -> str:
-    """One line."""
+def summary(report: SweepReport, taken_back: int = 0) -> str:
+    """One line. `taken_back`: claims that were ended because Prefect knew their runs to be over."""
     counted = [
         (report.expired, "leases expired"),
+        (taken_back, "taken back from runs that are over"),
         (report.timed_out, "timed out"),
         (report.failed, "dead letters"),
         (report.logged, "logged"),
@@ -92,16 +96,17 @@ def summary(report: SweepReport) -> str:
 
 def page(report: SweepReport, told: int, aligned: Aligned) -> str:
     """The pass as Markdown: its own record, then a table of what it did. At most `ROWS` rows."""
-    lines = [f"**{summary(report)}**", "", "| | |", "|---|---|"]
+    ended = len(aligned.ended)
+    lines = [f"**{summary(report, ended)}**", "", "| | |", "|---|---|"]
     facts = {
         "started": f"{report.started_at:%Y-%m-%d %H:%M:%S} UTC",
         "finished": f"{report.finished_at:%Y-%m-%d %H:%M:%S} UTC",
-        "looked at": report.scanned,
-        "acted": len(report.items) - report.skipped,
+        "looked at": report.scanned + ended,
+        "acted": len(report.items) - report.skipped + ended,
         "conflicts": report.conflicts,
         "notices delivered": told,
         "runs closed in Prefect": len(aligned.closed),
-        "claims ended because Prefect knew": len(aligned.ended),
+        "claims ended because Prefect knew": ended,
         "settings": report.settings_hash,
     }
     lines += [f"| {name} | {value} |" for name, value in facts.items()]

@@ -192,6 +192,23 @@ async def test_an_episode_that_is_stopped_hands_everything_back(nexus: TaskNexus
     assert nexus.attempts("A")[0].outcome == AttemptOutcome.RELEASED
 
 
+async def test_a_stop_is_no_crash_in_prefect(nexus: TaskNexus, handles: Handles) -> None:
+    async def sleep(task: Task, context: TaskContext) -> None:
+        await asyncio.sleep(60)
+
+    handles("summarise", sleep)
+    add(nexus, "A", assigned_to="Agent-1")
+    add(nexus, "B", assigned_to="Agent-2")
+    episode = asyncio.create_task(run_episode("EP07", agents=["Agent-1", "Agent-2"], return_state=True))
+    await until(lambda: nexus.stats()["in_progress"] == 2)
+
+    episode.cancel()
+
+    state = await episode
+    assert (await flow_run_of(state)).state.name == "Cancelled"
+    assert {one.state.name for one in (await task_runs_of(state, 2)).values()} == {"Cancelled"}
+
+
 class Breaks(TaskNexus):
     """One of the agents cannot claim any more, for a reason that no waiting betters."""
 

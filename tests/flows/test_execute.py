@@ -391,6 +391,23 @@ async def test_a_cancelled_flow_releases_its_task(nexus: TaskNexus, handles: Han
     assert nexus.attempts("EP07-T3")[0].outcome == AttemptOutcome.RELEASED
 
 
+async def test_a_flow_that_is_stopped_is_no_crash_in_prefect(nexus: TaskNexus, handles: Handles) -> None:
+    async def sleep(task: Task, context: TaskContext) -> None:
+        await asyncio.sleep(60)
+
+    handles("summarise", sleep)
+    add(nexus)
+    running = asyncio.create_task(execute_task("EP07-T3", "Agent-2", return_state=True))
+    await until(lambda: task_of(nexus).status == TaskStatus.IN_PROGRESS)
+
+    running.cancel()
+
+    state = await running
+    assert (await flow_run_of(state)).state.name == "Cancelled"
+    (attempt,) = (await task_runs_of(state, 1)).values()
+    assert (attempt.state.name, attempt.state.message) == ("Cancelled", "handed back: its agent stopped")
+
+
 async def test_a_flow_that_is_cancelled_while_it_claims_holds_nothing(make_nexus: MakeNexus, handles: Handles) -> None:
     class Claims(TaskNexus):
         running: "asyncio.Task[Any]"

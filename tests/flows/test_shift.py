@@ -326,6 +326,42 @@ async def test_a_shift_that_is_stopped_hands_everything_back(nexus: TaskNexus, h
     assert nexus.attempts("T-5") == []
 
 
+async def test_a_stop_is_no_crash_in_prefect(nexus: TaskNexus, handles: Handles) -> None:
+    """What is Crashed is lost, and somebody looks into it; what was handed back is just offered again."""
+    handles("summarise", sleep)
+    add(nexus, "T-1", "T-2")
+    shift = asyncio.create_task(process_agent_tasks("Agent-2", return_state=True))
+    await until(lambda: nexus.stats()["in_progress"] == 2)
+
+    shift.cancel()
+
+    state = await shift
+    run = await flow_run_of(state)
+    assert (run.state.type, run.state.name) == ("CANCELLED", "Cancelled")
+    assert run.state.message.startswith("stopped: it was told to stop")
+    attempts = await task_runs_of(state, 2)
+    assert {one.state.name for one in attempts.values()} == {"Cancelled"}
+    assert {one.state.message for one in attempts.values()} == {"handed back: its agent stopped"}
+
+
+async def test_an_attempt_that_could_not_be_handed_back_is_crashed(make_nexus: MakeNexus, handles: Handles) -> None:
+    class Keeps(TaskNexus):
+        def release(self, *given: Any, **named: Any) -> Task:
+            raise DatabaseUnavailable("is away")
+
+    handles("summarise", sleep)
+    keeps = make_nexus(Keeps)
+    add(keeps, "T-1")
+    with working_on(keeps):
+        shift = asyncio.create_task(process_agent_tasks("Agent-2", return_state=True))
+        await until(lambda: keeps.stats()["in_progress"] == 1)
+        shift.cancel()
+        state = await shift
+
+    (attempt,) = (await task_runs_of(state, 1)).values()
+    assert attempt.state.name == "Crashed"
+
+
 class Stopping(TaskNexus):
     """Whoever claims is stopped while the claim is on its way."""
 

@@ -20,7 +20,7 @@ from flows.board import working_on
 from flows.truth import align
 from nexus import Claim, NewTask, TaskNexus
 
-from .conftest import MakeNexus, claimed, flow_run_of, until
+from .conftest import MakeNexus, artifact_of, claimed, flow_run_of, until
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -141,6 +141,21 @@ async def test_a_run_that_prefect_knows_to_be_over_releases_its_claim_at_once(
     assert "the pod was evicted" in attempt.error
     assert nexus.claim_task("EP07-T3", "Agent-2")
     assert (await align(nexus)).ended == []
+
+
+async def test_a_sweep_that_only_took_claims_back_says_so(nexus: TaskNexus) -> None:
+    """It stands first where people look: in the state of its run, and at the top of its page."""
+    ref = await as_killed()
+    nexus.start(claimed(nexus, lease_seconds=3600), ref)
+    async with get_client() as client:
+        await client.set_flow_run_state(UUID(ref["flow_run_id"]), Crashed(message="killed"), force=True)
+
+    state = await sweep_stalled_tasks(return_state=True)
+
+    assert (await flow_run_of(state)).state.message == "1 taken back from runs that are over"
+    page = (await artifact_of(state, "nexus-sweep")).data
+    assert "**1 taken back from runs that are over**" in page
+    assert "| looked at | 1 |\n| acted | 1 |" in page
 
 
 async def test_a_run_whose_claim_was_taken_back_is_cancelled(make_nexus: MakeNexus) -> None:
