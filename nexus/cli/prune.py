@@ -50,7 +50,8 @@ def prune(
     """Delete finished tasks, with their attempts and history.
 
     Without --older-than and --keep, those that the settings no longer keep (retention). What something needs that is
-    not done yet stays.
+    not done yet stays. So does what ended within the last hour (retention.grace_seconds): somebody may wait for its
+    result. Only --older-than with a shorter age goes below that.
     """
     nexus = open_nexus(context)
     retention = _retention(nexus.settings.retention, older_than, keep, status)
