@@ -121,17 +121,21 @@ async def task_runs_of(state: Any, expected: int) -> dict[str, Any]:
             await asyncio.sleep(0.2)
 
 
-async def task_run_that_says(words: str) -> Any:
-    """The task run whose state says so, waited for."""
+async def task_run_that_says(words: str, name: str) -> Any:
+    """The newest task run of this name whose state says so, waited for; other tests leave theirs on the same server."""
     from prefect import get_client
+    from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterName
+    from prefect.client.schemas.sorting import TaskRunSort
+
+    named = TaskRunFilter(name=TaskRunFilterName(any_=[name]))
 
     deadline = time.monotonic() + 30
     async with get_client() as client:
         while True:
-            for run in await client.read_task_runs():
+            for run in await client.read_task_runs(task_run_filter=named, sort=TaskRunSort.EXPECTED_START_TIME_DESC):
                 if run.state is not None and words in (run.state.message or ""):
                     return run
-            assert time.monotonic() < deadline, f"no run said {words!r}"
+            assert time.monotonic() < deadline, f"no run {name!r} said {words!r}"
             await asyncio.sleep(0.2)
 
 

@@ -119,8 +119,7 @@ async def test_while_a_retry_is_awaited_its_run_says_why(nexus: TaskNexus, handl
 
     running = asyncio.create_task(execute_task("EP07-T3", "Agent-2", return_state=True))
 
-    waiting = await task_run_that_says("no network")
-    assert waiting.name == "EP07-T3 · attempt 1 · Agent-2"
+    waiting = await task_run_that_says("no network; the key was", "EP07-T3 · attempt 1 · Agent-2")
     assert waiting.state.name == "AwaitingRetry"
     assert waiting.state.is_scheduled()
     due = task_of(nexus).available_at
