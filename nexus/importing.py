@@ -99,20 +99,30 @@ class _Import:
                 if row is None:
                     restoring.check_attempts(task)
                     self.fresh[task.task_id] = task
-                elif row.import_digest == task.digest or restoring.is_same(task, row, self.settings):
+                elif self._is_known(task, row):
                     self._keep(task, row)
                 elif row.status not in _MAY_CHANGE:
                     raise InvalidTask(_at_work(row.status))
                 else:
                     self.changed[task.task_id] = task
+                    self._compare_states(task, row)
             except InvalidTask as error:
                 self.reject(task, str(error))
+
+    def _is_known(self, task: BoardTask, row: Row) -> bool:
+        """Its record says nothing new. A target that came since does, as long as its task may still wait for it."""
+        if row.import_digest != task.digest:
+            return restoring.is_same(task, row, self.settings)
+        return row.status not in _MAY_CHANGE or not restoring.found_since(task, row)
 
     def _keep(self, task: BoardTask, row: Row) -> None:
         if task.new.episode_id not in (None, row.episode_id):
             self.rehomed[task.task_id] = str(task.new.episode_id)
         else:
             self.unchanged += 1
+        self._compare_states(task, row)
+
+    def _compare_states(self, task: BoardTask, row: Row) -> None:
         if row.import_digest != task.digest and task.status != row.status:
             self.warnings.append(
                 f"{task.source} ({task.task_id}): the board says {task.status}, here it is {row.status} and stays so"

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from nexus import intake
-from nexus.boards.records import BoardTask
+from nexus.boards.records import UNRESOLVED, BoardTask
 from nexus.errors import InvalidTask
 from nexus.rows import Row
 from nexus.schemas import Attempt
@@ -29,6 +29,12 @@ def definition(task: BoardTask, settings: NexusSettings) -> dict[str, Any]:
 def is_same(task: BoardTask, row: Row, settings: NexusSettings) -> bool:
     """The record says what its task is already."""
     return all(value == getattr(row, name) for name, value in definition(task, settings).items())
+
+
+def found_since(task: BoardTask, row: Row) -> bool:
+    """Something that it waits for was no task yet when its record was imported, and is one now."""
+    noted = row.extra.get(UNRESOLVED)
+    return isinstance(noted, list) and any(target in noted for target in task.new.depends_on)
 
 
 def _listed(value: Any) -> Any:

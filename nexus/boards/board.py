@@ -2,7 +2,8 @@
 
 An id that comes twice with the same content counts once; with other content the first wins, and the later
 is a reject that names both places. A dependency becomes an edge only if its target is in this import or
-already in the nexus; any other text is kept in `extra["unresolved_dependencies"]` and holds nobody up.
+already in the nexus; any other text is kept in `extra["unresolved_dependencies"]` and holds nobody up,
+until its record comes again and the target is there.
 """
 
 import json
@@ -16,7 +17,16 @@ from nexus.boards.mapping import map_record
 from nexus.boards.native import VERSION
 from nexus.boards.reading import DEFAULT_LIMIT, EXTENSIONS, NO_MEMORY, Document, read_documents
 from nexus.boards.recognising import own_id
-from nexus.boards.records import BadRecord, Board, BoardTask, RawRecord, Reject, Source, check_rejects
+from nexus.boards.records import (
+    UNRESOLVED,
+    BadRecord,
+    Board,
+    BoardTask,
+    RawRecord,
+    Reject,
+    Source,
+    check_rejects,
+)
 from nexus.boards.shapes import MARKER, find_records
 from nexus.boards.times import one_line, shown
 from nexus.errors import BoardUnreadable
@@ -221,13 +231,10 @@ def _resolved(task: BoardTask, exists: set[str]) -> BoardTask:
     if not missing:
         return task
     edges = tuple(name for name in task.new.depends_on if name in exists)
-    noted = task.new.extra.get("unresolved_dependencies")
-    extra = {
-        **task.new.extra,
-        "unresolved_dependencies": [*(noted if isinstance(noted, list) else []), *missing],
-    }
+    noted = task.new.extra.get(UNRESOLVED)
+    extra = {**task.new.extra, UNRESOLVED: [*(noted if isinstance(noted, list) else []), *missing]}
     names = ", ".join(shown(name) for name in missing[:5])
-    warning = f"depends_on: no task has the id {names}; kept as extra.unresolved_dependencies"
+    warning = f"depends_on: no task has the id {names}; kept as extra.{UNRESOLVED}; import it again once it is there"
     return task.model_copy(
         update={
             "new": task.new.model_copy(update={"depends_on": edges, "extra": extra}),

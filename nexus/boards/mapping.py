@@ -22,7 +22,7 @@ from nexus.boards import vocabulary as words
 from nexus.boards.members import Members
 from nexus.boards.native import native_task
 from nexus.boards.recognising import id_member, own_id
-from nexus.boards.records import NOTHING_BEHIND, BadRecord, BoardState, BoardTask, RawRecord
+from nexus.boards.records import NOTHING_BEHIND, UNRESOLVED, BadRecord, BoardState, BoardTask, RawRecord
 from nexus.boards.times import AbsurdTime, one_line, shown
 from nexus.schemas import NewTask
 from nexus.states import HELD, TERMINAL, TaskStatus
@@ -88,13 +88,21 @@ class _Mapping(Members):
         state |= self.ending(status)
         new["related_task_id"] = self.text_id("related_task_id") or self.record.parent_id
         new["episode_id"] = self.text_id("episode_id") or self.record.episode_id
-        rest = {name: value for name, value in self.raw.items() if name not in self.used}
-        new["extra"] = rest | self.extra
+        new["extra"] = self.rest() | self.extra
         behind = BoardState(**state) if any(value is not None for value in state.values()) else NOTHING_BEHIND
         return BoardTask(
             new=NewTask(**new), status=status, state=behind, digest=digest, source=self.record.source,
             warnings=tuple(self.warnings),
         )  # fmt: skip
+
+    def rest(self) -> dict[str, Any]:
+        """What no field of ours is made of; what looks like one of them is pointed out."""
+        rest = {name: value for name, value in self.raw.items() if name not in self.used}
+        for name in rest:
+            meant = words.misspelt(name)
+            if meant is not None and self.raw.get(meant) is None:
+                self.warn(f"{name}: is no field of a task, and kept in extra; is {meant} meant?")
+        return rest
 
     def task_id(self) -> str:
         """Its own id, else its key in a map, else one made from the file's name and the content."""
@@ -205,7 +213,7 @@ class _Mapping(Members):
                     if _fits_an_id(target):
                         names[target.strip()] = None
                     elif entry is not None:
-                        self.extra.setdefault("unresolved_dependencies", []).append(entry)
+                        self.extra.setdefault(UNRESOLVED, []).append(entry)
         return list(names)
 
     def agent(self, field: str) -> str | None:

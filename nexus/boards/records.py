@@ -19,6 +19,9 @@ class BadRecord(ValueError):
     """The record cannot be imported; the message is the reason."""
 
 
+UNRESOLVED: Final = "unresolved_dependencies"
+"""The member of `extra` for what a record says it waits for and no task goes by."""
+
 MAX_REJECTS: Final = 100_000
 """Of one file. Each is kept with its place and its beginning, so a file of nothing else would fill the memory."""
 

@@ -6,6 +6,7 @@ in `extra`.
 """
 
 import re
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Final
 
@@ -65,6 +66,12 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
 
 DEPENDENCIES: Final = ("depends_on", "dependencies", "deps", "blocked_by")
 """All of them together are what a task waits for."""
+
+EASILY_MISSED: Final = (
+    "depends_on", "on_dependency_failure", "required_capabilities", "requires_review",
+    "retry_policy", "timeout_seconds", "idempotency_key",
+)  # fmt: skip
+"""Fields without which a task looks all right and is not: a misspelt one is pointed out."""
 
 FINISHED_AT: Final = (
     "completed_at",
@@ -157,6 +164,13 @@ def fold(text: str) -> str:
     """`text` without an enum's class name, in lower case, every run of blanks and signs one underscore."""
     text = re.sub(r"^[A-Za-z_][A-Za-z_0-9]*\.(?=[A-Za-z])", "", text.strip())
     return re.sub(r"[^0-9a-z]+", "_", text.casefold()).strip("_")
+
+
+@lru_cache(maxsize=4096)
+def misspelt(name: str) -> str | None:
+    """The field that a member of this name was probably meant to be; None where it is none of ours."""
+    near = get_close_matches(fold(name), EASILY_MISSED, n=1, cutoff=0.85)
+    return near[0] if near else None
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nexus import Claim, TaskNexus, TaskStatus
+from nexus import Claim, Task, TaskNexus, TaskStatus
 from nexus.boards import ImportReport, write_board
 from nexus.errors import BoardUnreadable
 
@@ -17,6 +17,12 @@ from .conftest import Load
 
 def counts(report: ImportReport) -> tuple[int, int, int, int]:
     return report.accepted, report.updated, report.unchanged, report.rejected
+
+
+def task_of(nexus: TaskNexus, task_id: str) -> Task:
+    task = nexus.get_task_by_id(task_id)
+    assert task is not None
+    return task
 
 
 def everything(nexus: TaskNexus) -> list[dict[str, Any]]:
@@ -117,6 +123,38 @@ def test_a_text_that_names_no_task_holds_nobody_up(nexus: TaskNexus, load: Load)
     load([{"task_id": "a", "depends_on": ["when the weather is fine"]}])
     [claim] = nexus.claim("Ada")
     assert claim.task.extra["unresolved_dependencies"] == ["when the weather is fine"]
+
+
+def test_a_dependency_that_was_not_there_yet_becomes_one_when_its_board_is_imported_again(
+    nexus: TaskNexus, load: Load
+) -> None:
+    board = [{"task_id": "b", "depends_on": ["a"]}]
+    assert "import it again once it is there" in load(board).warnings[0]
+    load([{"task_id": "a"}])
+
+    assert counts(load(board)) == (0, 1, 0, 0)
+
+    assert [reason.code for reason in nexus.explain("b")] == ["dependency"]
+    assert "unresolved_dependencies" not in task_of(nexus, "b").extra
+    assert counts(load(board)) == (0, 0, 1, 0)
+
+
+def test_a_dependency_that_comes_too_late_leaves_its_task_at_work(
+    nexus: TaskNexus, load: Load, at_work: Callable[..., Claim]
+) -> None:
+    board = [{"task_id": "b", "depends_on": ["a"]}]
+    load(board)
+    at_work("b")
+    load([{"task_id": "a"}])
+    assert counts(load(board)) == (0, 0, 1, 0)
+    assert task_of(nexus, "b").status == TaskStatus.IN_PROGRESS
+
+
+def test_a_changed_record_does_not_move_its_task_and_says_so(nexus: TaskNexus, load: Load) -> None:
+    load([{"task_id": "a", "description": "old"}])
+    report = load([{"task_id": "a", "description": "new", "status": "done"}])
+    assert counts(report) == (0, 1, 0, 0)
+    assert "the board says completed, here it is pending and stays so" in report.warnings[0]
 
 
 def test_what_is_at_work_on_a_board_is_held_by_its_agent_and_comes_back_when_nothing_is_heard(

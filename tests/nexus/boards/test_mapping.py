@@ -47,6 +47,28 @@ def test_unknown_fields_land_in_extra(one):
     assert one(colour="red", extra={"a": 1}).new.extra == {"colour": "red", "a": 1}
 
 
+@pytest.mark.parametrize(
+    ("member", "meant"),
+    [
+        ("dependson", "depends_on"),
+        ("depend_on", "depends_on"),
+        ("timout_seconds", "timeout_seconds"),
+        ("retry_polcy", "retry_policy"),
+        ("required_capability", "required_capabilities"),
+        ("requiresReview", "requires_review"),
+    ],
+)
+def test_a_misspelt_field_is_kept_and_pointed_out(one, member, meant):
+    task = one(**{member: 1})
+    assert task.new.extra == {member: 1}
+    assert task.warnings == (f"{member}: is no field of a task, and kept in extra; is {meant} meant?",)
+
+
+@pytest.mark.parametrize("member", ["colour", "notes", "review", "timeout", "tag", "policy", "dependents", "results"])
+def test_a_field_of_somebody_elses_is_kept_without_a_word(one, member):
+    assert one(**{member: 1}).warnings == ()
+
+
 def test_a_title_beside_a_description_is_kept(one, read):
     assert one(title="T").new.extra == {"title": "T"}
     assert read([{"id": "x", "title": "T"}]).tasks[0].new.description == "T"
