@@ -7,7 +7,7 @@ import typer
 from deployments import automations_cli
 from nexus.cli.app import app
 from nexus.cli.app import run as run_command
-from nexus.cli.links import shown_at
+from nexus.cli.links import Pages, shown_at
 from nexus.cli.output import REFUSED, Json, emit, flat, print_json, say
 
 if TYPE_CHECKING:
@@ -112,13 +112,13 @@ def _set_port(port: int | None, name: str = "PORT") -> None:
         os.environ[f"NEXUS_SERVICE__{name}"] = str(port)
 
 
-def _ui_address(settings: "NexusSettings") -> str:
-    from deployments.prefect_ui import ui_address
+def _pages_of_runs(settings: "NexusSettings") -> Pages:
+    from deployments.prefect_ui import pages_of_runs
 
-    return ui_address(settings)
+    return pages_of_runs(settings)
 
 
 def main() -> None:
     """The console script."""
-    shown_at(_ui_address)
+    shown_at(_pages_of_runs)
     run_command(app)

@@ -6,22 +6,25 @@ import re
 from deployments.errors import api_url
 from deployments.prefect_config import configured_api_url
 from deployments.prefect_server import OwnServer
+from nexus.cli.links import Pages
 from nexus.settings import NexusSettings
 
 _CLOUD = re.compile(r"https://api\.prefect\.cloud/api/accounts/([^/]+)/workspaces/([^/]+)/?$")
 
 
-def ui_address(settings: NexusSettings) -> str:
-    """The address of the UI: of the server that is configured, else of our own, which `nexus up` starts.
+def pages_of_runs(settings: NexusSettings) -> Pages:
+    """The UI of the server that is configured, else of our own, which `nexus up` starts.
 
-    Its pages lie below: `/runs/flow-run/ID`.
+    Its pages lie below the address: `/runs/flow-run/ID`.
     """
     if said := os.environ.get("PREFECT_UI_URL"):
-        return said.rstrip("/")
+        return Pages(said.rstrip("/"))
     if configured := configured_api_url():
-        return of_api(configured)
+        return Pages(of_api(configured))
+    if running := OwnServer(settings).address():
+        return Pages(of_api(running))
     service = settings.service
-    return of_api(OwnServer(settings).address() or api_url(service.host, service.port))
+    return Pages(of_api(api_url(service.host, service.port)), "(not served now: `nexus up` serves them)")
 
 
 def of_api(url: str) -> str:

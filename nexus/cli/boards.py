@@ -1,5 +1,7 @@
 """`nexus import` and `nexus export`: boards as files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +23,16 @@ def attach(app: typer.Typer) -> None:
     app.command("export")(export_board)
 
 
+@contextmanager
+def all_or_nothing(what: str) -> Iterator[None]:
+    """Says what Ctrl-C leaves behind."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"Interrupted. {what}")
+        raise
+
+
 def import_boards(
     context: typer.Context,
     paths: Annotated[
@@ -40,13 +52,14 @@ def import_boards(
     from nexus.boards.reading import EXTENSIONS
 
     nexus = open_nexus(context)
-    with progress_bar(as_json) as progress:
+    with all_or_nothing("Nothing was imported."), progress_bar(as_json) as progress:
         board = nexus.read_board(paths, progress=progress)
     if not board.files:
         refuse(f"{', '.join(map(str, paths))}: holds no board file ({', '.join(sorted(EXTENSIONS))})")
     if episode:
         board = board.in_episode(episode)
-    with progress_bar(as_json) as progress:
+    written = "An import is all or nothing; to import again is safe."
+    with all_or_nothing(written), progress_bar(as_json) as progress:
         report = nexus.import_board(board, dry_run=dry_run, strict=strict, actor=by, progress=progress)
     emit(report, as_json, lambda: show(report))
     nothing = report.rejected and not (report.accepted or report.updated or report.unchanged)
@@ -86,7 +99,10 @@ def export_board(
     from nexus.progress import counted
 
     nexus = open_nexus(context)
-    with progress_bar(as_json) as progress:
+    with (
+        all_or_nothing("The export is not complete; a file that was there is as it was."),
+        progress_bar(as_json) as progress,
+    ):
         progress("reading", 0, None)
         tasks = nexus.get_all_tasks(episode_id=episode)
         attempts = nexus.attempts_by_task(task.task_id for task in tasks)

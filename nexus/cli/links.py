@@ -1,7 +1,7 @@
 """Where the run of an attempt can be seen. The nexus knows nothing of Prefect: who brings it along says where."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from nexus.cli.output import flat
@@ -9,25 +9,36 @@ from nexus.cli.output import flat
 if TYPE_CHECKING:
     from nexus import Attempt, NexusSettings
 
-Address = Callable[["NexusSettings"], str]
 
-_address: Address | None = None
+class Pages(NamedTuple):
+    """Where the runs can be seen."""
 
-
-def shown_at(address: Address) -> None:
-    """From now on runs are shown at the address that this finds; it is asked when there is a run to be shown."""
-    global _address
-    _address = address
+    address: str
+    unseen: str = ""
+    """What must be done before anybody answers there; empty where somebody does, or nobody knows."""
 
 
-def run_links(attempts: "Iterable[Attempt]", settings: "NexusSettings") -> list[tuple[int, str]]:
-    """The number of each attempt that a run made, and where that run is: a URL where somebody said, else its id."""
+Finder = Callable[["NexusSettings"], Pages]
+
+_finder: Finder | None = None
+
+
+def shown_at(finder: Finder) -> None:
+    """From now on runs are shown where this says; it is asked when there is a run to be shown."""
+    global _finder
+    _finder = finder
+
+
+def run_lines(attempts: "Iterable[Attempt]", settings: "NexusSettings") -> list[str]:
+    """A line for each attempt that a run made: where that run is, a URL where somebody said, else its id."""
     known = [(one.number, kind, number) for one in attempts for kind, number in _run(one.run_ref)]
-    address = _address(settings) if known and _address else None
-    return [
-        (number, f"{address}/runs/{kind}/{flat(run)}" if address else f"{kind} {flat(run)}")
+    pages = _finder(settings) if known and _finder else Pages("")
+    lines = [
+        f"run of attempt {number}: "
+        + (f"{pages.address}/runs/{kind}/{flat(run)}" if pages.address else f"{kind} {flat(run)}")
         for number, kind, run in known
     ]
+    return [*lines, pages.unseen] if pages.unseen else lines
 
 
 def _run(ref: Any) -> list[tuple[str, str]]:

@@ -43,7 +43,10 @@ def watch(
     interval: Annotated[
         float, typer.Option("--interval", "-i", min=AT_LEAST, metavar="SECONDS", help="Between two looks, at least.")
     ] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="Show the picture once, and end; with --json, what moved in the last ten minutes."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON document a line, for each move.")] = False,
 ) -> None:
     """See who works on what, what is stuck, what moves.
@@ -51,13 +54,17 @@ def watch(
     Until Ctrl-C. On a terminal a picture that is kept up to date; on a pipe, a dumb terminal or with --json a line for
     each move.
     """
+    from nexus.cli.sight import draw
+
     follower = Follower(open_nexus(context), episode)
     out = console()
     with suppress(KeyboardInterrupt):
-        if as_json or not out.is_terminal or out.is_dumb_terminal:
+        if once and not as_json:
+            out.print(draw(follower.look(), out.height))
+        elif as_json or not out.is_terminal or out.is_dumb_terminal:
             _tell(follower, interval, once, as_json)
         else:
-            _show(follower, interval, once, out)
+            _show(follower, interval, out)
 
 
 def _tell(follower: "Follower", interval: float, once: bool, as_json: bool) -> None:
@@ -77,15 +84,12 @@ def _tell(follower: "Follower", interval: float, once: bool, as_json: bool) -> N
         _rest(began, interval)
 
 
-def _show(follower: "Follower", interval: float, once: bool, out: "Console") -> None:
+def _show(follower: "Follower", interval: float, out: "Console") -> None:
     """A picture of the whole board, drawn anew at each look."""
     from rich.live import Live
 
     from nexus.cli.sight import draw
 
-    if once:
-        out.print(draw(follower.look(), out.height))
-        return
     with Live(console=out, screen=True, auto_refresh=False) as live:
         while True:
             began = time.monotonic()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nexus.cli.links import run_links
+from nexus.cli.links import run_lines
 from nexus.cli.output import (
     MOST,
     USAGE,
@@ -201,10 +201,8 @@ def _attempts(attempts: "list[Attempt]") -> None:
 
 def _runs(nexus: "TaskNexus", attempts: "list[Attempt]") -> None:
     """Where the runs of the attempts are; whole, since half an address is none."""
-    if links := run_links(attempts, nexus.settings):
-        print()  # noqa: T201
-        for number, link in links:
-            print(f"run of attempt {number}: {link}")  # noqa: T201
+    if lines := run_lines(attempts, nexus.settings):
+        print("", *lines, sep="\n")  # noqa: T201
 
 
 def history(context: typer.Context, task_id: TaskId, as_json: Json = False) -> None:

@@ -245,3 +245,11 @@ def test_how_far_it_is_stands_on_a_terminal_only(done: Callable[..., Said], boar
     code, shown = on_a_terminal("export", "out.json")
     assert (code, "1200/1200" in shown, "1200 tasks written" in shown) == (0, True, True)
     assert on_a_terminal("export", "out.json", "--json")[1].startswith("{"), "words would stand in the JSON's way"
+
+
+def test_ctrl_c_says_what_it_leaves_behind(done: Callable[..., Said], board: TaskNexus) -> None:
+    Path("board.jsonl").write_text("".join(f'{{"task_id": "T{n}"}}\n' for n in range(20_000)))
+    code, shown = on_a_terminal("import", "board.jsonl", until="reading")
+    assert code == 130
+    assert "Interrupted. " in shown
+    assert done("list", "--json").data == [] or "all or nothing" in shown

@@ -2,6 +2,8 @@
 
 import io
 import json
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from nexus.errors import DatabaseUnavailable
 
 from ..conftest import Clock
 from .conftest import Said
-from .process import nexus, on_a_terminal
+from .process import NEXUS, environment, nexus, on_a_terminal
 
 
 @pytest.fixture
@@ -155,13 +157,25 @@ def test_a_dumb_terminal_gets_lines(board: TaskNexus) -> None:
 def test_a_pipe_gets_a_line_a_move(board: TaskNexus) -> None:
     board.add_task({"task_id": "T1"})
     board.complete(board.claim("Ada", 1, start=True)[0])
-    lines = nexus("watch", "--once").stdout.decode().splitlines()
-    assert [line.split("  ", 1)[1] for line in lines] == [
+    with subprocess.Popen([*NEXUS, "watch"], env=environment(), stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        lines = [watching.stdout.readline() for _ in range(4)]
+        watching.send_signal(signal.SIGINT)
+    assert watching.returncode == 0
+    assert [line.rstrip().split("  ", 1)[1] for line in lines] == [
         "T1  add  - -> pending",
         "T1  claim  pending -> claimed  Ada",
         "T1  start  claimed -> in_progress  Ada  attempt 1",
         "T1  complete  in_progress -> completed  Ada  attempt 1",
     ]
+
+
+def test_once_is_the_picture_on_a_pipe_too(board: TaskNexus) -> None:
+    board.add_task({"task_id": "T1"})
+    board.claim("Ada", 1, start=True)
+    shown = nexus("watch", "--once").stdout.decode()
+    assert "1 in_progress" in shown
+    assert "\x1b" not in shown
 
 
 def test_json_is_a_document_a_line(done: Callable[..., Said], board: TaskNexus) -> None:

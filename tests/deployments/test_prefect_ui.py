@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from deployments.prefect_ui import of_api, ui_address
+from deployments.prefect_ui import of_api, pages_of_runs
 from nexus import NexusSettings
 
 
@@ -27,11 +27,12 @@ def test_the_cloud_has_another_address() -> None:
 
 def test_what_is_said_comes_first_then_what_is_configured_then_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = NexusSettings(service={"port": 4299})  # type: ignore[arg-type]
-    assert ui_address(settings) == "http://127.0.0.1:4299/v2"
+    assert pages_of_runs(settings).address == "http://127.0.0.1:4299/v2"
+    assert "`nexus up` serves them" in pages_of_runs(settings).unseen, "our own server does not run"
     monkeypatch.setenv("PREFECT_API_URL", "http://there:4200/api")
-    assert ui_address(settings) == "http://there:4200/v2"
+    assert pages_of_runs(settings) == ("http://there:4200/v2", "")
     monkeypatch.setenv("PREFECT_UI_URL", "https://ui.example/prefect/")
-    assert ui_address(settings) == "https://ui.example/prefect"
+    assert pages_of_runs(settings) == ("https://ui.example/prefect", "")
 
 
 def test_it_is_found_without_loading_prefect() -> None:
