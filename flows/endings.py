@@ -19,7 +19,7 @@ T = TypeVar("T")
 STOPS: Final = (asyncio.CancelledError, KeyboardInterrupt, TerminationSignal)
 """How a stop from outside comes up in the code of a run: Ctrl-C, a signal, a caller who cancels."""
 
-STOPPED: Final = "stopped: it was told to stop, and handed back what it held"
+STOPPED: Final = "stopped: it was told to stop, and hands back what it holds"
 HANDED_BACK: Final = "handed back: its agent stopped"
 
 REFUSED: Final = "Refused"
@@ -82,9 +82,7 @@ def stops_in_order(flow: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Cor
                 raise
             await _collect_stops()
             # Prefect raises the data again, to whoever does not ask for the state.
-            state: Any = Cancelled(
-                message="stopped: its agent was told to stop, and hands back what it holds", data=stop
-            )
+            state: Any = Cancelled(message=STOPPED, data=stop)
             return state  # type: ignore[no-any-return] # as `ended_well`
 
     return stoppable

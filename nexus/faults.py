@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import exc
 from sqlalchemy.pool import Pool, QueuePool
 
-from nexus.errors import DatabaseUnavailable, NotANexusDatabase
+from nexus.errors import DatabaseUnavailable, NotANexusDatabase, UnusableDatabase
 
 TRIES: Final = 6
 """Of a transaction that others are in the way of; about a second and a half in all."""
@@ -33,6 +33,8 @@ _SOON: Final = (
     "too many clients",
     "connection slots",
 )
+_WRONG: Final = ("password authentication", "does not exist", "no pg_hba.conf entry")
+"""What a server says to a URL that will not do, however often it is tried."""
 _REFUSED: Final = ("onnection refused", "server closed the connection", "No such file or directory")
 
 
@@ -110,7 +112,9 @@ def explained(name: str, error: exc.DBAPIError, *, unsure: bool = False) -> Exce
         return NotANexusDatabase(f"{name} is not an SQLite database; nothing was written to it. Choose another file.")
     connecting = error.statement is None
     if isinstance(error, exc.OperationalError | exc.InterfaceError) or error.connection_invalidated or connecting:
-        return DatabaseUnavailable(f"{name}: {text}. {_advice(text)}".rstrip() + (DOUBT if unsure else ""))
+        wrong = connecting and (isinstance(error, exc.ProgrammingError) or any(part in text for part in _WRONG))
+        kind_of_it = UnusableDatabase if wrong else DatabaseUnavailable
+        return kind_of_it(f"{name}: {text}. {_advice(text)}".rstrip() + (DOUBT if unsure else ""))
     return error
 
 

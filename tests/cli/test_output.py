@@ -165,7 +165,9 @@ def test_a_reader_who_has_had_enough(full: None, words: str) -> None:
 def test_a_disk_that_is_full(full: None, words: str) -> None:
     ended = shell(f"nexus {words} > /dev/full")
     assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1] == b"The output cannot be written: No space left on device."
+    said = ended.stderr.splitlines()[-1].decode()
+    told = json.loads(said)["error"]["message"] if "--json" in words else said
+    assert told == "The output cannot be written: No space left on device."
     assert b"Traceback" not in ended.stderr
 
 

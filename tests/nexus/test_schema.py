@@ -13,7 +13,14 @@ from alembic.migration import MigrationContext
 
 from nexus import NexusSettings, TaskNexus, schema
 from nexus.engine import Database
-from nexus.errors import DatabaseUnavailable, NexusError, NotANexusDatabase, SchemaOutdated, SchemaTooNew
+from nexus.errors import (
+    DatabaseUnavailable,
+    NexusError,
+    NotANexusDatabase,
+    SchemaOutdated,
+    SchemaTooNew,
+    UnusableDatabase,
+)
 from nexus.tables import SCHEMA_VERSION_TABLE, Base
 from nexus.urls import parse_url
 
@@ -269,7 +276,7 @@ class TestWhatCannotBeOpened:
 
     def test_an_option_that_the_driver_does_not_know(self) -> None:
         assert 'invalid connection option "colour"' in self.refused(
-            "postgresql://Ada:hunter2@127.0.0.1:1/board?colour=blue"
+            "postgresql://Ada:hunter2@127.0.0.1:1/board?colour=blue", UnusableDatabase
         )
 
     def test_a_home_that_cannot_be_made(self) -> None:
@@ -280,7 +287,7 @@ class TestWhatCannotBeOpened:
 
     def test_a_database_that_does_not_exist(self, postgres_server: str) -> None:
         url = sa.make_url(postgres_server).set(database="no_such_board")
-        assert "does not exist" in self.refused(url.render_as_string(hide_password=False))
+        assert "does not exist" in self.refused(url.render_as_string(hide_password=False), UnusableDatabase)
 
     @pytest.mark.parametrize(
         "url",

@@ -97,7 +97,8 @@ class Somebody:
 
     def complete(self) -> None:
         claim = self.held("complete")
-        self.nexus.complete(claim, [self.name, claim.claim_no])
+        # No result twice: the same one under the same claim would be answered as the first time, and not be a deed.
+        self.nexus.complete(claim, [self.name, claim.claim_no, self.chance.random()])
         self.acknowledged("complete", claim)
 
     def fail(self) -> None:
