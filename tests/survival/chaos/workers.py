@@ -33,6 +33,8 @@ class Worker:
     code: int | None = None
     is_spared: bool = False
     """Nobody is to kill or freeze it now."""
+    is_doomed: bool = False
+    """It was killed; that it has ended is known a moment later."""
 
     @property
     def has_worked(self) -> bool:
@@ -93,15 +95,18 @@ class Fleet:
     def kill(self) -> bool:
         """Kill somebody who has worked, and is not spared; whether there was one."""
         with self._lock:
-            able = [one for one in self._by_pid.values() if one.has_worked and not one.is_spared]
+            able = [one for one in self._by_pid.values() if one.has_worked and not (one.is_spared or one.is_doomed)]
             if able:
-                random.choice(able).signal(signal.SIGKILL)
+                doomed = random.choice(able)
+                doomed.is_doomed = True
+                doomed.signal(signal.SIGKILL)
             return bool(able)
 
     def spare(self, observe: str | None = None) -> Worker | None:
         """Choose somebody who is at work, and spare it from now on."""
         with self._lock:
-            able = [one for one in self._by_pid.values() if not one.is_spared and observe in (None, one.observe)]
+            here = [one for one in self._by_pid.values() if not (one.is_spared or one.is_doomed)]
+            able = [one for one in here if observe in (None, one.observe)]
             for worker in random.sample(able, len(able)):
                 if worker.is_at_work:
                     worker.is_spared = True
