@@ -47,8 +47,8 @@ def watching(task, context):
 
 @handler("blocking")
 async def blocking(task, context):
-    say("begun")
     try:
+        say("begun")  # who hears it may strike at once
         time.sleep(600)
     finally:
         say("tidied")

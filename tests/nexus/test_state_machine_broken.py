@@ -158,5 +158,6 @@ def test_the_machine_notices(
         return open_board(f"sqlite:///{path}", monitoring=SWEPT)
 
     break_it(monkeypatch)
-    with pytest.raises((AssertionError, ExceptionGroup, pytest.fail.Exception)):
+    # KeyError: what is broken may stumble over its own writes before the model looks at them.
+    with pytest.raises((AssertionError, KeyError, ExceptionGroup, pytest.fail.Exception)):
         play(fresh, clock, examples=600, steps=40)
