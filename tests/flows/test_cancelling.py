@@ -32,8 +32,8 @@ def say(word):
 
 @handler("polite")
 async def polite(task, context):
-    say("begun")
     try:
+        say("begun")  # who hears it may strike at once
         await asyncio.sleep(600)
     finally:
         await asyncio.sleep(0.3)
@@ -48,7 +48,7 @@ def watching(task, context):
 @handler("blocking")
 async def blocking(task, context):
     try:
-        say("begun")  # who hears it may strike at once
+        say("begun")
         time.sleep(600)
     finally:
         say("tidied")
