@@ -70,7 +70,8 @@ async def handed_back() -> State[Any]:
 def stops_in_order(flow: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     """A flow that hands back what it holds when it is stopped, and whose run is Cancelled then, not Crashed.
 
-    Whoever awaits it gets the stop all the same.
+    Whoever awaits it gets the stop all the same; who asks Prefect for the state (`return_state=True`) gets that, and
+    has to look whether it is Cancelled.
     """
 
     @functools.wraps(flow)

@@ -66,11 +66,15 @@ class IllegalTransition(NexusError):
 
 
 class ClaimLost(NexusError):
-    """The claim is no longer the current one; nothing was changed (a late result is kept on its attempt)."""
+    """The claim is no longer the current one; nothing was changed (a late result is kept on its attempt).
 
-    def __init__(self, task_id: str, claim_no: int, *, now_held: str) -> None:
+    `claim_no` is None where nobody knows which number the caller's claim had: it is never that of somebody else's.
+    """
+
+    def __init__(self, task_id: str, claim_no: int | None, *, now_held: str) -> None:
         self.task_id, self.claim_no = task_id, claim_no
-        super().__init__(f"Claim {claim_no} on task {task_id!r} is lost: {now_held}. Stop working on it.")
+        which = "The claim" if claim_no is None else f"Claim {claim_no}"
+        super().__init__(f"{which} on task {task_id!r} is lost: {now_held}. Stop working on it.")
 
 
 class TaskBusy(NexusError):

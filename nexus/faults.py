@@ -35,6 +35,8 @@ _SOON: Final = (
 )
 _WRONG: Final = ("password authentication", "does not exist", "no pg_hba.conf entry")
 """What a server says to a URL that will not do, however often it is tried."""
+_CLOSED: Final = ("unable to open", "readonly")
+"""What SQLite says where there is no folder, or no permission."""
 _REFUSED: Final = ("onnection refused", "server closed the connection", "No such file or directory")
 
 
@@ -113,6 +115,7 @@ def explained(name: str, error: exc.DBAPIError, *, unsure: bool = False) -> Exce
     connecting = error.statement is None
     if isinstance(error, exc.OperationalError | exc.InterfaceError) or error.connection_invalidated or connecting:
         wrong = connecting and (isinstance(error, exc.ProgrammingError) or any(part in text for part in _WRONG))
+        wrong = wrong or (isinstance(error.orig, sqlite3.Error) and any(part in text for part in _CLOSED))
         kind_of_it = UnusableDatabase if wrong else DatabaseUnavailable
         return kind_of_it(f"{name}: {text}. {_advice(text)}".rstrip() + (DOUBT if unsure else ""))
     return error

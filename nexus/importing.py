@@ -1,7 +1,8 @@
 """Writes a board that was read (`nexus.boards`) into the nexus: one transaction, and an account of every record.
 
 The nexus is the truth: a record that is known already, word for word, changes nothing, whatever became of its
-task; a record that changed redefines a task that nobody works on, and never says where the task stands.
+task (but that it waits for what came since); a record that changed redefines a task that nobody works on, and never
+says where the task stands.
 """
 
 import json
@@ -246,11 +247,9 @@ class _Import:
             return
         over = waiting.ask_anew(self.tx, list(self.changed))
         for task_id, task in self.changed.items():
-            values = restoring.definition(task, self.settings) | {"import_digest": task.digest}
-            if task.new.episode_id:
-                values["episode_id"] = task.new.episode_id
+            values = restoring.redefinition(task, self.before[task_id], self.settings)
             late, deadline = self.before[task_id].overdue_id, self.before[task_id].deadline
-            if late is not None and deadline != task.new.deadline:
+            if late is not None and deadline != values.get("deadline", deadline):
                 values["overdue_id"] = None
                 waiting.close_stalls(self.tx, [late], "import")
                 over.append(late)

@@ -26,6 +26,17 @@ def definition(task: BoardTask, settings: NexusSettings) -> dict[str, Any]:
     return {name: _listed(drafted[name]) for name in _DEFINITION}
 
 
+def redefinition(task: BoardTask, row: Row, settings: NexusSettings) -> dict[str, Any]:
+    """What is to be written of a task that is there already: where its record says what it said before, only what it
+    waits for, since an operator or the sweep may have decided otherwise about the rest."""
+    values = definition(task, settings)
+    if row.import_digest == task.digest:
+        return {name: values[name] for name in ("depends_on", "extra")}
+    return (
+        values | {"import_digest": task.digest} | ({"episode_id": task.new.episode_id} if task.new.episode_id else {})
+    )
+
+
 def is_same(task: BoardTask, row: Row, settings: NexusSettings) -> bool:
     """The record says what its task is already."""
     return all(value == getattr(row, name) for name, value in definition(task, settings).items())
@@ -33,8 +44,9 @@ def is_same(task: BoardTask, row: Row, settings: NexusSettings) -> bool:
 
 def found_since(task: BoardTask, row: Row) -> bool:
     """Something that it waits for was no task yet when its record was imported, and is one now."""
-    noted = row.extra.get(UNRESOLVED)
-    return isinstance(noted, list) and any(target in noted for target in task.new.depends_on)
+    noted, still = row.extra.get(UNRESOLVED), task.new.extra.get(UNRESOLVED)
+    left = still if isinstance(still, list) else []
+    return isinstance(noted, list) and any(noted.count(one) > left.count(one) for one in task.new.depends_on)
 
 
 def _listed(value: Any) -> Any:

@@ -98,10 +98,8 @@ class _Mapping(Members):
     def rest(self) -> dict[str, Any]:
         """What no field of ours is made of; what looks like one of them is pointed out."""
         rest = {name: value for name, value in self.raw.items() if name not in self.used}
-        for name in rest:
-            meant = words.misspelt(name)
-            if meant is not None and self.raw.get(meant) is None:
-                self.warn(f"{name}: is no field of a task, and kept in extra; is {meant} meant?")
+        for note in words.notes_on(rest, self.raw):
+            self.warn(note)
         return rest
 
     def task_id(self) -> str:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from nexus.boards import vocabulary as words
 from nexus.boards.records import BadRecord, BoardState, BoardTask, RawRecord
-from nexus.boards.times import shown
+from nexus.boards.times import one_line, shown
 from nexus.schemas import NewTask
 from nexus.states import HELD, AttemptOutcome, TaskStatus
 
@@ -38,6 +39,7 @@ def native_task(record: RawRecord, digest: str) -> BoardTask:
             "exact": True,
             "digest": digest,
             "source": record.source,
+            "warnings": tuple(one_line(note) for note in words.notes_on(unknown, raw)),
         }
     )
     if task.new.task_id is None:

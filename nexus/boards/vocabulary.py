@@ -6,6 +6,7 @@ in `extra`.
 """
 
 import re
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Final
@@ -171,6 +172,16 @@ def misspelt(name: str) -> str | None:
     """The field that a member of this name was probably meant to be; None where it is none of ours."""
     near = get_close_matches(fold(name), EASILY_MISSED, n=1, cutoff=0.85)
     return near[0] if near else None
+
+
+def notes_on(unknown: Iterable[str], given: Mapping[str, object]) -> list[str]:
+    """What is to be pointed out of the members that no field is made of, in a record of all that is `given`."""
+    meant = {name: misspelt(name) for name in unknown}
+    return [
+        f"{name}: is no field of a task, and kept in extra; is {field} meant?"
+        for name, field in meant.items()
+        if field is not None and given.get(field) is None
+    ]
 
 
 @lru_cache(maxsize=4096)

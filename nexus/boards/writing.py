@@ -9,6 +9,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Literal, TextIO
@@ -79,9 +80,10 @@ def write_board(path: Path | str, tasks: Iterable[Task], attempts: Attempts) -> 
     link stays. What is no regular file (a pipe, a device) is written into as it stands: to replace it would destroy it.
     """
     path = Path(path)
-    place = _file_at(path)
-    if place is None:
-        with path.open("w", encoding="utf-8", newline="\n") as stream:
+    place = place_of(path)
+    if not isinstance(place, Path):
+        # What is open already goes on where it is: to open it once more would empty it, and begin at its head again.
+        with open(path if place is None else os.dup(place), "w", encoding="utf-8", newline="\n") as stream:  # noqa: PTH123
             return write_tasks(stream, tasks, attempts, form=form_of(path))
     handle, temporary = tempfile.mkstemp(prefix=f".{place.name[:100]}.", suffix=".part", dir=place.parent)
     try:
@@ -97,21 +99,19 @@ def write_board(path: Path | str, tasks: Iterable[Task], attempts: Attempts) -> 
     return count
 
 
-def _file_at(path: Path) -> Path | None:
-    """Where the links of `path` end: the regular file that is there or will be, or None where that is something else.
-
-    /dev/fd/63, /dev/stdout: what the process has open already is a stream, also where a file is behind it.
+def place_of(path: Path | str) -> Path | int | None:
+    """Where the links of `path` end: the regular file that is there or will be; the number of a file that this process
+    has open (/dev/stdout, /dev/fd/63), whatever is behind it; None where it is something else. Raises `OSError`.
     """
-    try:
-        if not S_ISREG(path.stat().st_mode):
-            return None
-    except FileNotFoundError:
-        pass  # a new file, or a link to where one is to be
-    while path.is_symlink():
-        if re.fullmatch("/proc/.*/fd", os.path.realpath(path.parent)):
-            return None
+    path, is_regular = Path(path), True
+    with suppress(FileNotFoundError):  # a new file, or a link to where one is to be
+        is_regular = S_ISREG(path.stat().st_mode)
+    while True:
+        if found := re.fullmatch(r"/proc/(\d+)/fd", os.path.realpath(path.parent)):
+            return int(path.name) if int(found[1]) == os.getpid() and path.name.isdigit() else None
+        if not path.is_symlink():
+            return path if is_regular else None
         path = path.parent / path.readlink()
-    return path
 
 
 def _keep_mode(temporary: Path, path: Path) -> None:

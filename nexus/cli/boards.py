@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nexus.cli.output import REFUSED, Actor, Json, data_stream, emit, flat, open_nexus, refuse, say
+from nexus.cli.output import Actor, Json, data_stream, emit, flat, open_nexus, refuse, say
 from nexus.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from nexus.boards import ImportReport
 
+STDOUT = 1
 SHOWN = 20
 """Rejects and warnings that are printed; --json has them all."""
 
@@ -64,9 +65,7 @@ def import_boards(
     emit(report, as_json, lambda: show(report))
     nothing = report.rejected and not (report.accepted or report.updated or report.unchanged)
     if nothing or (strict and report.rejected):
-        if strict:
-            say("Nothing was written (--strict).")
-        raise typer.Exit(REFUSED)
+        refuse("Nothing was written (--strict)." if strict else "Nothing could be imported.")
 
 
 def show(report: "ImportReport") -> None:
@@ -96,18 +95,21 @@ def export_board(
     Imported, it is the same tasks and attempts.
     """
     from nexus.boards import write_board, write_tasks
+    from nexus.boards.writing import place_of
     from nexus.progress import counted
 
     nexus = open_nexus(context)
-    with (
-        all_or_nothing("The export is not complete; a file that was there is as it was."),
-        progress_bar(as_json) as progress,
-    ):
+    try:
+        place = STDOUT if str(path) == "-" else place_of(path)
+    except OSError as error:
+        refuse(f"{path}: cannot be written: {error.strerror}.")
+    left = " A file that was there is as it was." if isinstance(place, Path) else ""
+    with all_or_nothing(f"The export is not complete.{left}"), progress_bar(as_json) as progress:
         progress("reading", 0, None)
         tasks = nexus.get_all_tasks(episode_id=episode)
         attempts = nexus.attempts_by_task(task.task_id for task in tasks)
         written = counted(tasks, progress, "writing", len(tasks))
-        if str(path) == "-":
+        if place == STDOUT:
             write_tasks(data_stream(), written, attempts)
             return
         try:

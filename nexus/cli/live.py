@@ -31,6 +31,10 @@ BACK: Final = timedelta(minutes=10)
 
 KEPT: Final = 200
 
+WHOLE_COLUMNS: Final = 400
+WHOLE_ROWS: Final = 1_000_000
+"""Of a picture that is not cut to a terminal."""
+
 
 def attach(app: typer.Typer) -> None:
     """Add the verb to the command."""
@@ -54,17 +58,27 @@ def watch(
     Until Ctrl-C. On a terminal a picture that is kept up to date; on a pipe, a dumb terminal or with --json a line for
     each move.
     """
-    from nexus.cli.sight import draw
-
     follower = Follower(open_nexus(context), episode)
     out = console()
     with suppress(KeyboardInterrupt):
         if once and not as_json:
-            out.print(draw(follower.look(), out.height))
+            _picture(follower.look(), out)
         elif as_json or not out.is_terminal or out.is_dumb_terminal:
             _tell(follower, interval, once, as_json)
         else:
             _show(follower, interval, out)
+
+
+def _picture(seen: "Sight", out: "Console") -> None:
+    """Once. What is no terminal gets all of it."""
+    from rich.console import Console
+
+    from nexus.cli.sight import draw
+
+    if out.is_terminal:
+        out.print(draw(seen, out.height))
+    else:
+        Console(highlight=False, width=WHOLE_COLUMNS).print(draw(seen, WHOLE_ROWS))
 
 
 def _tell(follower: "Follower", interval: float, once: bool, as_json: bool) -> None:

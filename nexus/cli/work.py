@@ -25,7 +25,8 @@ from nexus.cli.output import (
     say,
     when,
 )
-from nexus.errors import ClaimLost
+from nexus.errors import ClaimLost, TaskNotFound
+from nexus.states import HELD
 
 if TYPE_CHECKING:
     from nexus import Claim, TaskNexus
@@ -66,12 +67,15 @@ def held(nexus: "TaskNexus", task_id: str, claim_no: int | None, agent_id: str |
     if agent_id is None:
         refuse("Give --claim-no N (from `nexus claim`) or --agent NAME: whose claim is it?", USAGE)
     task = nexus.get_task_by_id(task_id)
-    if task is not None and task.claimed_by in (None, agent_id):
-        if task.claimed_by is None:
-            raise ClaimLost(task_id, task.claim_no, now_held=f"nobody holds it, the task is {task.status}")
+    if task is None:
+        raise TaskNotFound(task_id)
+    if task.claimed_by == agent_id:
         # Also where the claim has ended: whether that is a refusal, or was done before, each verb says itself.
         return nexus.claim_numbered(task_id, task.claim_no, agent_id)
-    return nexus.current_claim(task_id, agent_id)
+    if tried := [one.claim_no for one in nexus.attempts(task_id) if one.agent_id == agent_id]:
+        return nexus.claim_numbered(task_id, tried[-1], agent_id)  # it is lost, and what it still brings is kept
+    held_by = f"{task.claimed_by} holds it, and {agent_id} has no claim" if task.status in HELD else None
+    raise ClaimLost(task_id, None, now_held=held_by or f"nobody holds it, the task is {task.status}")
 
 
 def claim(
@@ -126,7 +130,8 @@ def start(
 ) -> None:
     """Begin to work on a claimed task: opens an attempt.
 
-    Exit code 4: stop, the claim is lost. 5: the database is away; try again.
+    Exit code 4: stop, the claim is lost. 5: the database is away; try again. If it says then that the task is
+    in_progress, it was begun the first time.
     """
     nexus = open_nexus(context)
     attempt = nexus.start(held(nexus, task_id, claim_no, agent), parse_json(run_ref, "--run-ref"))
@@ -199,7 +204,7 @@ def fail(
     """The attempt failed.
 
     The retry policy offers the task again later, or makes it a dead letter. Exit code 4: the claim is lost. 5: the
-    database is away; try again.
+    database is away; try again. If it says then that the task is pending, or failed, it was written the first time.
     """
     from nexus import Failure
     from nexus.schemas import clean

@@ -226,7 +226,7 @@ class Claiming(Taking):
         if row.status not in HELD:
             raise IllegalTransition(task_id, verb, row.status, allowed=verbs_from(TaskStatus(row.status)))
         if agent_id not in (None, row.claimed_by):
-            raise ClaimLost(task_id, row.claim_no, now_held=f"{row.claimed_by} holds it, not {agent_id}")
+            raise ClaimLost(task_id, None, now_held=f"{row.claimed_by} holds it, not {agent_id}")
         return to_claim(row)
 
 

@@ -253,3 +253,21 @@ def test_ctrl_c_says_what_it_leaves_behind(done: Callable[..., Said], board: Tas
     assert code == 130
     assert "Interrupted. " in shown
     assert done("list", "--json").data == [] or "all or nothing" in shown
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the names of open files are Linux's")
+def test_an_export_to_stdout_by_name_is_one_to_stdout(board: TaskNexus) -> None:
+    board.add_task({"task_id": "A"})
+    board.close()
+    assert shell("echo precious > log; nexus export /dev/stdout --json >> log").returncode == 0
+    first, *rest = Path("log").read_text().splitlines()
+    assert first == "precious"
+    assert [one["task_id"] for one in json.loads("\n".join(rest))["tasks"]] == ["A"]
+
+
+def test_an_import_of_nothing_is_an_error_in_json_too(command: Callable[..., Said]) -> None:
+    Path("bad.json").write_text('[{"task_id": "A", "priority": "soonish"}]')
+    for strict, why in (([], "Nothing could be imported."), (["--strict"], "Nothing was written (--strict).")):
+        said = command("import", "bad.json", "--json", *strict)
+        assert (said.code, said.data["rejected"]) == (1, 1)
+        assert json.loads(said.line)["error"]["message"] == why

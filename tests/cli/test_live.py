@@ -175,6 +175,10 @@ def test_once_is_the_picture_on_a_pipe_too(board: TaskNexus) -> None:
     board.claim("Ada", 1, start=True)
     shown = nexus("watch", "--once").stdout.decode()
     assert "1 in_progress" in shown
+    board.add_tasks({"task_id": f"long-{'x' * 60}-{n}"} for n in range(60))
+    board.claim("Bo", 60, start=True)
+    shown = nexus("watch", "--once").stdout.decode()
+    assert all(f"long-{'x' * 60}-{n}" in shown for n in range(60)), "a pipe gets all of it"
     assert "\x1b" not in shown
 
 

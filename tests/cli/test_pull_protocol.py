@@ -108,7 +108,7 @@ def test_what_somebody_else_holds_is_refused(
     assert "Ada holds it" in refused("claim", task, "--agent", "Bo")
     for words in (["start"], ["heartbeat"], ["complete"], ["fail", "--error", "x"], ["release"]):
         assert refused(*words, task, "--agent", "Bo", code=STOP) == (
-            "Claim 1 on task 'T1' is lost: Ada holds it, not Bo. Stop working on it."
+            "The claim on task 'T1' is lost: Ada holds it, and Bo has no claim. Stop working on it."
         )
     assert [event.verb for event in board.history(task)] == ["add", "claim"]
 
@@ -253,3 +253,25 @@ def test_what_is_secret_in_the_payload_is_masked_in_what_the_agent_says(
     told = str([one.model_dump() for one in (*board.attempts("T1"), *board.history("T1"))])
     assert "hunter2" not in told
     assert told.count("***") >= 4
+
+
+def test_by_name_a_late_result_is_kept_too_and_nobody_is_told_somebody_elses_number(
+    command: Callable[..., Said], done: Callable[..., Said], board: TaskNexus, task: str
+) -> None:
+    done("claim", task, "-a", "Ada")
+    done("start", task, "-a", "Ada")
+    board.lose(board.current_claim(task), "its machine is gone")
+    done("claim", task, "-a", "Bo")
+    done("start", task, "-a", "Bo")
+
+    said = command("complete", task, "-a", "Ada", "--result", "1", "--json")
+    assert said.code == STOP
+    assert json.loads(said.line)["error"]["claim_no"] == 1, "its own, not Bo's"
+    assert board.attempts(task)[0].late_result == 1
+
+    done("complete", task, "-a", "Bo")
+    for verb in ("heartbeat", "complete"):
+        said = command(verb, task, "-a", "Ada", "--json")
+        assert (said.code, json.loads(said.line)["error"]["code"]) == (STOP, "ClaimLost")
+    said = command("heartbeat", task, "-a", "Zoe", "--json")
+    assert (said.code, json.loads(said.line)["error"]["claim_no"]) == (STOP, None)

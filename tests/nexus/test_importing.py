@@ -139,6 +139,24 @@ def test_a_dependency_that_was_not_there_yet_becomes_one_when_its_board_is_impor
     assert counts(load(board)) == (0, 0, 1, 0)
 
 
+def test_a_late_dependency_changes_nothing_else(nexus: TaskNexus, load: Load) -> None:
+    """The record says what it said: whom the sweep gave the task to since keeps it."""
+    board = [{"task_id": "b", "depends_on": ["a"], "assigned_to": "Agent-1"}]
+    load(board)
+    with nexus._database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE nexus_tasks SET assigned_to = 'Agent-2' WHERE task_id = 'b'")
+    load([{"task_id": "a"}])
+    assert counts(load(board)) == (0, 1, 0, 0)
+    assert (task_of(nexus, "b").assigned_to, task_of(nexus, "b").depends_on) == ("Agent-2", ("a",))
+
+
+def test_a_record_that_notes_its_dependency_itself_settles(nexus: TaskNexus, load: Load) -> None:
+    board = [{"task_id": "b", "depends_on": ["a"], "extra": {"unresolved_dependencies": ["a"]}}]
+    load(board)
+    load([{"task_id": "a"}])
+    assert [counts(load(board)) for _ in range(2)] == [(0, 1, 0, 0), (0, 0, 1, 0)]
+
+
 def test_a_dependency_that_comes_too_late_leaves_its_task_at_work(
     nexus: TaskNexus, load: Load, at_work: Callable[..., Claim]
 ) -> None:

@@ -144,6 +144,13 @@ def test_a_failed_export_leaves_the_old_file_and_no_litter(tmp_path: Path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
+def test_a_field_misspelt_by_hand_is_pointed_out(read):
+    document = board_document([task("a")], {})
+    document["tasks"][0]["requires_reviews"] = True
+    del document["tasks"][0]["requires_review"]
+    assert "is requires_review meant?" in read(document).tasks[0].warnings[0]
+
+
 def test_members_added_by_hand_land_in_extra(read):
     document = board_document([task(extra={"a": 1})], {})
     document["tasks"][0]["colour"] = "red"
@@ -250,5 +257,10 @@ def test_an_open_file_is_written_into_under_its_number(tmp_path: Path) -> None:
     with os.fdopen(out, encoding="utf-8") as file:
         assert [one["task_id"] for one in json.load(file)["tasks"]] == ["a"]
     with (tmp_path / "out.json").open("w+", encoding="utf-8") as file:
+        print("precious", file=file, flush=True)
         write_board(f"/dev/fd/{file.fileno()}", [task("b")], {})
-        assert [one["task_id"] for one in json.load(file)["tasks"]] == ["b"], "it is the very file that is open"
+        print("after", file=file, flush=True)
+        file.seek(0)
+        before, *board, after = file.read().splitlines()
+        assert (before, after) == ("precious", "after"), "it is the very file that is open, and goes on where it was"
+        assert [one["task_id"] for one in json.loads("\n".join(board))["tasks"]] == ["b"]
