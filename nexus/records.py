@@ -37,6 +37,16 @@ def ring(tx: Tx) -> None:
         tx.plain(sa.select(sa.func.pg_notify(CHANNEL, "")))
 
 
+def _new(statement: Any) -> sa.Insert:
+    """What is there already stays as it is."""
+    new: sa.Insert = statement.on_conflict_do_nothing()
+    return new
+
+
+def _new_tasks(statement: Any) -> sa.Insert:
+    return _new(statement).returning(tasks.c.task_id)
+
+
 def add_tasks(tx: Tx, rows: Sequence[Mapping[str, Any]], alike: Mapping[str, Any] | None = None) -> set[str]:
     """Insert task rows; the ids of those that were new. Conflicts of id or idempotency key are left out.
 
@@ -44,8 +54,7 @@ def add_tasks(tx: Tx, rows: Sequence[Mapping[str, Any]], alike: Mapping[str, Any
     """
     if not rows:
         return set()
-    statement, parameters = bulk.insert(tx, tasks, rows, alike)
-    added = set(tx.plain(statement.on_conflict_do_nothing().returning(tasks.c.task_id), parameters).scalars())
+    added = {row.task_id for row in bulk.insert(tx, tasks, rows, alike, finish=_new_tasks)}
     for row in rows:
         if row["task_id"] in added:
             came = {**(alike or {}), **row}["created_at"]
@@ -59,8 +68,7 @@ def add_dependencies(tx: Tx, edges: Iterable[tuple[str, str]]) -> None:
     """Insert edges (task, what it waits for), and note on the targets that somebody waits for them."""
     rows = [{"task_id": task_id, "depends_on": target} for task_id, target in edges]
     if rows:
-        statement, parameters = bulk.insert(tx, dependencies, rows)
-        tx.plain(statement.on_conflict_do_nothing(), parameters)
+        bulk.insert(tx, dependencies, rows, finish=_new)
         awaited = sa.update(tasks).where(among(tasks.c.task_id, "batch"), ~tasks.c.awaited).values(awaited=sa.true())
         tx.plain(awaited, {"batch": dump_json(sorted({row["depends_on"] for row in rows}))})
 
@@ -164,13 +172,13 @@ def write_events(tx: Tx, events: Sequence[Mapping[str, Any]]) -> None:
     if events:
         shared_by_no_two = ("task_id", "at", "verb", "actor", "claim_no")
         tx.leaves(row_of(history, **{name: events[0][name] for name in shared_by_no_two}))
-        tx.plain(*bulk.insert(tx, history, events))
+        bulk.insert(tx, history, events)
 
 
 def add_attempts(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert attempt rows as they are."""
     if rows:
-        tx.plain(*bulk.insert(tx, attempts, rows))
+        bulk.insert(tx, attempts, rows)
 
 
 _TRIED: Final = (

@@ -3,6 +3,7 @@
 Each is one construct with a rendering per database, so that every statement above is written once.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -284,3 +285,12 @@ JsonList = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null
 
 Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 """A growing number; on SQLite only INTEGER PRIMARY KEY is one."""
+
+
+def array_text(members: Iterable[str | None]) -> str:
+    """An array of PostgreSQL's as it reads one."""
+    return "{" + ",".join("NULL" if member is None else f'"{_escaped(member)}"' for member in members) + "}"
+
+
+def _escaped(member: str) -> str:
+    return member.replace("\\", r"\\").replace('"', r"\"")

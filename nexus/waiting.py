@@ -22,11 +22,13 @@ def open_stalls(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
     One that is there already is opened again: it is the same period, and its steps stay done.
     """
-    new, parameters = bulk.insert(tx, stalls, rows)
+    return {row.task_id: row.stall_id for row in bulk.insert(tx, stalls, rows, finish=_new_or_again)}
+
+
+def _new_or_again(new: Any) -> sa.Insert:
     again = {"closed_at": sa.null(), "closed_by": sa.null(), "next_step_at": new.excluded.next_step_at}
-    statement = new.on_conflict_do_update(index_elements=["task_id", "kind", "since"], set_=again)
-    rows_there = tx.plain(statement.returning(stalls.c.task_id, stalls.c.stall_id), parameters)
-    return {row.task_id: row.stall_id for row in rows_there}
+    statement: sa.Insert = new.on_conflict_do_update(index_elements=["task_id", "kind", "since"], set_=again)
+    return statement.returning(stalls.c.task_id, stalls.c.stall_id)
 
 
 def close_stalls(tx: Tx, stall_ids: Sequence[int], verb: str) -> None:
@@ -43,12 +45,15 @@ def take_step(tx: Tx, step: str, at: datetime, details: Mapping[int, str]) -> se
     if not details:
         return set()
     rows = [{"stall_id": stall_id, "step": step, "at": at, "detail": detail} for stall_id, detail in details.items()]
-    statement, parameters = bulk.insert(tx, stall_steps, rows)
-    statement = statement.on_conflict_do_nothing().returning(stall_steps.c.stall_id)
-    taken = set(tx.plain(statement, parameters).scalars())
+    taken = {row.stall_id for row in bulk.insert(tx, stall_steps, rows, finish=_new_steps)}
     if taken:
         tx.leaves(row_of(stall_steps, stall_id=min(taken), step=step, at=at))
     return taken
+
+
+def _new_steps(statement: Any) -> sa.Insert:
+    new: sa.Insert = statement.on_conflict_do_nothing()
+    return new.returning(stall_steps.c.stall_id)
 
 
 def reckon_again(tx: Tx, settings_hash: str) -> None:

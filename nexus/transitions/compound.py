@@ -4,7 +4,7 @@ PostgreSQL takes all of it as one statement, so one round trip and, where nothin
 its own; SQLite, which is in the same process, one after the other. Both are built from the same parts.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ from nexus.prepared import Prepared
 from nexus.records import leaves
 from nexus.rows import Row
 from nexus.schemas import Claim
-from nexus.sql import among_numbers
+from nexus.sql import among_numbers, array_text
 from nexus.states import AttemptOutcome, TaskStatus, Verb
 from nexus.tables import attempts, tasks
 from nexus.values import fast_json
@@ -112,15 +112,6 @@ def showing(tx: Tx, claims: Sequence[tuple[Claim, Any]]) -> dict[str, Any]:
         "p_numbers": array_text(str(claim.claim_no) for claim, _ in claims),
         "p_values": array_text(None if value is None else fast_json(value) for _, value in claims),
     }
-
-
-def array_text(members: Iterable[str | None]) -> str:
-    """An array of PostgreSQL's as it reads one."""
-    return "{" + ",".join("NULL" if member is None else f'"{_escaped(member)}"' for member in members) + "}"
-
-
-def _escaped(member: str) -> str:
-    return member.replace("\\", r"\\").replace('"', r"\"")
 
 
 def done_by(verb: Verb, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
