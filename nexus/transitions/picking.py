@@ -14,11 +14,13 @@ import sqlalchemy as sa
 
 from nexus.lanes import assignee, lane, ranges
 from nexus.predicates import Claimant, is_claimable_by, is_due, is_offered, is_waiting, of_the_agent, wanted
-from nexus.sql import chosen, seldom
+from nexus.sql import Moment, chosen, seldom
 from nexus.tables import tasks
 
 BEYOND: Final = 50
-"""How far a look goes beyond the number that is asked for: what others claim at this moment is passed over."""
+OTHERS: Final = 3
+"""How far a look goes beyond the number that is asked for: what is for others is passed over, and what others claim at
+this moment, of whom each may ask for as many."""
 
 _ASKED: Final = (
     "seq", "stall_id", "status", "unmet_dependencies", "available_at", "task_type", "assigned_to",
@@ -27,6 +29,13 @@ _ASKED: Final = (
 """What a look at the head asks of a task."""
 
 _NOTHING: Final[sa.ColumnElement[str]] = sa.literal_column("''", sa.Text())
+
+_no_end: Final = sa.select(
+    sa.literal_column("2147483647", sa.Integer()),
+    sa.literal_column("CAST('infinity' AS timestamptz)", Moment()),
+    sa.literal_column("9223372036854775807", sa.BigInteger()),
+)
+"""After every task in the order of a claim (PostgreSQL)."""
 
 Columns = Sequence[str]
 Order = Sequence[sa.ColumnElement[Any]]
@@ -41,15 +50,16 @@ def one_task(who: Claimant, wishes: Wishes, columns: Columns) -> sa.Select[Any]:
 
 def at_the_head(who: Claimant, wishes: Wishes, columns: Columns, limit: int, *, sqlite: bool) -> sa.Select[Any]:
     """What is claimable of the first in the order of a claim: up to `limit`, which may be fewer than there are."""
-    first = sa.select(tasks).where(is_waiting()).order_by(*_turn(tasks)).limit(_number(limit + BEYOND))
+    first = sa.select(tasks).where(is_waiting()).order_by(*_turn(tasks)).limit(_as_far_as(limit))
     if sqlite:
         # Read one by one, in that order, until there are enough. To say the order again would have it read all.
         head: sa.FromClause = first.with_only_columns(*(tasks.c[name] for name in _ASKED)).subquery("head")
         return _select(head, columns).where(is_claimable_by(who, head), *wanted(wishes, head)).limit(_number(limit))
-    # PostgreSQL can lock what it reads from the table only. It reads there as far as the last of the first.
-    head = first.with_only_columns(*_turn(tasks)).subquery("head")
-    last = sa.select(*_turn(head)).order_by(*(column.desc() for column in _turn(head))).limit(_number(1))
-    is_in_it = sa.tuple_(*_turn(tasks)) <= last.scalar_subquery()
+    # PostgreSQL can lock what it reads from the table only. It reads there up to the first that is too far, if any is.
+    too_far = sa.select(*_turn(tasks)).where(is_waiting()).order_by(*_turn(tasks))
+    too_far = too_far.offset(_as_far_as(limit)).limit(_number(1))
+    end = sa.union_all(too_far.subquery("too_far").select(), _no_end).limit(_number(1))
+    is_in_it = sa.tuple_(*_turn(tasks)) < end.scalar_subquery()
     return _picked(_select(tasks, columns).where(is_claimable_by(who), *wanted(wishes), is_in_it), tasks, limit)
 
 
@@ -64,7 +74,7 @@ def by_lane(who: Claimant, wishes: Wishes, columns: Columns, limit: int | None, 
         .where(shown.c.seq == steps.c.seq, *is_open)
         .where(is_waiting(found), is_due(found), *wanted(wishes, found))
         .order_by(found.c.available_at, found.c.seq)
-        .limit(_up_to(limit) if sqlite else _up_to(limit) + _number(BEYOND))
+        .limit(_up_to(limit) if sqlite else _as_far_as(limit))
         .correlate(steps)
     )
     # Nothing here is a plain join of two tables: the planners would rather read one of them whole.
@@ -126,6 +136,12 @@ def _picked(found: sa.Select[Any], of: sa.FromClause, limit: int | None) -> sa.S
 
 def _up_to(limit: int | None) -> sa.ColumnElement[int]:
     return sa.bindparam("limit", type_=sa.Integer()) if limit is None else _number(limit)
+
+
+def _as_far_as(limit: int | None) -> sa.ColumnElement[int]:
+    if limit is not None:
+        return _number(limit + limit * OTHERS + BEYOND)
+    return _up_to(limit) * _number(1 + OTHERS) + _number(BEYOND)
 
 
 def _number(number: int) -> sa.ColumnElement[int]:

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from nexus import NewTask, TaskNexus, intake
 from nexus.errors import AgentNotConfirmed, IllegalTransition, InvalidTask, NotClaimable, TaskNotFound
@@ -379,3 +380,25 @@ def test_an_agent_is_seen_when_it_claims(nexus: TaskNexus, clock: Any) -> None:
     clock.advance(2)
     nexus.claim("Ada")
     assert nexus.agents()[0].last_seen_at == clock()
+
+
+@pytest.mark.parametrize("limit", [20, 100])
+@pytest.mark.parametrize("wishes", [{}, {"episode_id": "E1"}])
+def test_three_others_claim_as_much_at_this_moment(
+    postgres_url: str, open_board: Any, limit: int, wishes: dict[str, str]
+) -> None:
+    """What they have locked is passed over at the first look: a second one costs as much as the claim."""
+    nexus = open_board(postgres_url, clock=None)
+    nexus.add_tasks({"episode_id": "E1"} for _ in range(5 * limit))
+    nexus.claim("Ada", 1, **wishes)
+    looks: list[str] = []
+    engine = nexus._database.engine
+    sa.event.listen(engine, "before_cursor_execute", lambda _c, _u, text, *_: looks.append(text))
+    with engine.connect() as others, others.begin():
+        at_their_tasks = (
+            "SELECT 1 FROM nexus_tasks WHERE status = 'pending' ORDER BY seq LIMIT :number FOR UPDATE SKIP LOCKED"
+        )
+        others.execute(sa.text(at_their_tasks), {"number": 3 * limit})
+        looks.clear()
+        assert len(offered(nexus, limit=limit, **wishes)) == limit
+    assert sum("UPDATE nexus_tasks" in text for text in looks) == 1
