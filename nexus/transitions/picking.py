@@ -48,13 +48,13 @@ def one_task(who: Claimant, wishes: Wishes, columns: Columns) -> sa.Select[Any]:
     return _select(tasks, columns).where(is_claimable_by(who), *wanted(wishes)).with_for_update()
 
 
-def at_the_head(who: Claimant, wishes: Wishes, columns: Columns, limit: int, *, sqlite: bool) -> sa.Select[Any]:
+def at_the_head(who: Claimant, wishes: Wishes, columns: Columns, limit: int | None, *, sqlite: bool) -> sa.Select[Any]:
     """What is claimable of the first in the order of a claim: up to `limit`, which may be fewer than there are."""
     first = sa.select(tasks).where(is_waiting()).order_by(*_turn(tasks)).limit(_as_far_as(limit))
     if sqlite:
         # Read one by one, in that order, until there are enough. To say the order again would have it read all.
         head: sa.FromClause = first.with_only_columns(*(tasks.c[name] for name in _ASKED)).subquery("head")
-        return _select(head, columns).where(is_claimable_by(who, head), *wanted(wishes, head)).limit(_number(limit))
+        return _select(head, columns).where(is_claimable_by(who, head), *wanted(wishes, head)).limit(_up_to(limit))
     # PostgreSQL can lock what it reads from the table only. It reads there up to the first that is too far, if any is.
     too_far = sa.select(*_turn(tasks)).where(is_waiting()).order_by(*_turn(tasks))
     too_far = too_far.offset(_as_far_as(limit)).limit(_number(1))

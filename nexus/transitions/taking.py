@@ -21,7 +21,10 @@ from nexus.transitions.core import close_over, fenced_many, guarded
 from nexus.values import fast_json
 
 PLANNED_LIMIT: Final = 1000
-"""Up to here the limit stands in the statement, since PostgreSQL plans anew for each bound one."""
+"""Up to here the limit stands in the statement on PostgreSQL, which plans anew for each that is bound.
+
+SQLite asks of none how many are wanted, so there one statement does for all.
+"""
 
 
 def _literal(value: str) -> sa.ColumnElement[str]:
@@ -73,7 +76,6 @@ def _claim(
         case "task":
             picked = picking.one_task(who, wishes, columns)
         case "head":
-            assert limit is not None, "a look at the head is planned for a number"
             picked = picking.at_the_head(who, wishes, columns, limit, sqlite=sqlite)
         case "lanes":
             picked = picking.by_lane(who, wishes, columns, limit, sqlite=sqlite)
@@ -163,11 +165,11 @@ def claim(
         bound["p_run_ref"] = run_ref
     if remembered:
         bound["p_revision"] = agent.revision
-    planned = limit if limit <= PLANNED_LIMIT else None
-    if planned is None:
+    sqlite = tx.connection.dialect.name == "sqlite"
+    planned = None if sqlite or limit > PLANNED_LIMIT else limit
+    if planned is None and where != "task":
         bound["limit"] = limit
     how = {"start": start, "remembered": remembered, "alone": alone, "handles": handles}
-    sqlite = tx.connection.dialect.name == "sqlite"
     rows = _claim(where, planned, sqlite=sqlite, **how, **flags).run(
         tx,
         {

@@ -101,8 +101,22 @@ def test_a_plan_for_an_empty_board_is_forgotten(
     assert touched() - before < 20_000
 
 
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The statements that SQLAlchemy compiles."""
+    heard: list[str] = []
+    compile_it = SQLCompiler.__init__
+
+    def noted(self: SQLCompiler, *args: Any, **named: Any) -> None:
+        compile_it(self, *args, **named)
+        heard.append(str(self))
+
+    monkeypatch.setattr(SQLCompiler, "__init__", noted)
+    return heard
+
+
 @pytest.mark.parametrize("verb", ["add", "add after", "cancel"])
-def test_what_was_said_once_is_not_compiled_again(nexus: TaskNexus, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_said_once_is_not_compiled_again(nexus: TaskNexus, verb: str, compiled: list[str]) -> None:
     """SQLAlchemy keeps no INSERT with an ON CONFLICT; to compile one took most of what an added task cost."""
     nexus.add_task({"task_id": "first"})
     say: Callable[[], Any] = {
@@ -112,13 +126,20 @@ def test_what_was_said_once_is_not_compiled_again(nexus: TaskNexus, verb: str, m
     }[verb]
     for _ in range(2):
         say()
-    compiled: list[str] = []
-    compile_it = SQLCompiler.__init__
-
-    def noted(self: SQLCompiler, *args: Any, **named: Any) -> None:
-        compile_it(self, *args, **named)
-        compiled.append(str(self))
-
-    monkeypatch.setattr(SQLCompiler, "__init__", noted)
+    compiled.clear()
     say()
     assert compiled == []
+
+
+def test_a_claim_on_sqlite_is_compiled_once_for_all_numbers(
+    tmp_path: Any, open_board: Any, compiled: list[str]
+) -> None:
+    """To compile one takes as long as to take a hundred tasks, and who works asks for another number each time."""
+    nexus = open_board(f"sqlite:///{tmp_path}/board.db")
+    nexus.add_tasks({} for _ in range(60))
+    for _ in range(2):
+        nexus.claim("Ada", 1)
+    compiled.clear()
+    assert [len(nexus.claim("Ada", limit)) for limit in (2, 30, 7)] == [2, 30, 7]
+    assert compiled == []
+    assert len(nexus.claim("Ada", 1_001)) == 19
