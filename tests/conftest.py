@@ -44,7 +44,6 @@ hypothesis_settings.load_profile("nexus")
 
 
 LONGEST = (
-    "nexus/test_state_machine_broken.py",
     "deployments/test_service.py",
     "acceptance/test_browser.py",
     "deployments/test_automations.py",

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -571,10 +571,16 @@ class LifeOnTheBoard(RuleBasedStateMachine):
             assert TaskStatus(before.to_status) not in TERMINAL or after.verb == "retry"
 
 
-def play(open_nexus: Callable[[], TaskNexus], clock: Any, *, examples: int, steps: int) -> None:
-    """Let Hypothesis look for an order of verbs that breaks something."""
+def play(
+    open_nexus: Callable[[], TaskNexus], clock: Any, *, examples: int, steps: int, start: int | None = None
+) -> None:
+    """Let Hypothesis look for an order of verbs that breaks something, by chance or from a certain `start`."""
+
+    def life() -> LifeOnTheBoard:
+        return LifeOnTheBoard(open_nexus, clock)
+
     run_state_machine_as_test(
-        lambda: LifeOnTheBoard(open_nexus, clock),
+        life if start is None else seed(start)(life),
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,

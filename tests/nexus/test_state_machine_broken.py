@@ -123,28 +123,30 @@ def who_did_it_may_approve(patch: Patch) -> None:
     patch.setattr(deciding, "_reviewed", lambda tx, verb, task_id, _who, *rest: whole(tx, verb, task_id, "?", *rest))
 
 
-BROKEN = (
-    anybody_may_write,
-    a_lease_never_ends,
-    a_lease_ends_early,
-    losses_have_no_cap,
-    nobody_waits,
-    who_waited_is_forgotten,
-    skills_are_not_asked_for,
-    limits_are_not_counted,
-    the_order_is_any,
-    a_backoff_is_none,
-    failures_are_not_counted,
-    a_retry_renews_nothing,
-    attempts_are_not_written,
-    stalls_are_not_closed,
-    who_did_it_may_approve,
-)
+BROKEN: dict[Callable[[Patch], None], int] = {
+    anybody_may_write: 3,
+    a_lease_never_ends: 3,
+    a_lease_ends_early: 7,
+    losses_have_no_cap: 9,
+    nobody_waits: 6,
+    who_waited_is_forgotten: 4,
+    skills_are_not_asked_for: 0,
+    limits_are_not_counted: 7,
+    the_order_is_any: 1,
+    a_backoff_is_none: 2,
+    failures_are_not_counted: 2,
+    a_retry_renews_nothing: 1,
+    attempts_are_not_written: 10,
+    stalls_are_not_closed: 3,
+    who_did_it_may_approve: 6,
+}
+"""Each with a start from which Hypothesis soon comes upon it: from any other it takes up to some minutes."""
 
 
-@pytest.mark.parametrize("break_it", BROKEN, ids=lambda one: one.__name__.replace("_", " "))
+@pytest.mark.parametrize(("break_it", "start"), BROKEN.items(), ids=[one.__name__.replace("_", " ") for one in BROKEN])
 def test_the_machine_notices(
     break_it: Callable[[Patch], None],
+    start: int,
     monkeypatch: Patch,
     sqlite_template: Path,
     tmp_path: Path,
@@ -160,4 +162,4 @@ def test_the_machine_notices(
     break_it(monkeypatch)
     # KeyError: what is broken may stumble over its own writes before the model looks at them.
     with pytest.raises((AssertionError, KeyError, ExceptionGroup, pytest.fail.Exception)):
-        play(fresh, clock, examples=600, steps=40)
+        play(fresh, clock, examples=600, steps=40, start=start)
