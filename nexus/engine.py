@@ -7,8 +7,8 @@ to its COMMIT was lost. What only SQLite or only PostgreSQL needs stands in `nex
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Self, TypeVar
@@ -185,7 +185,7 @@ class Database:
         return self._clock().timestamp() if self._clock is not None and self.is_injected else time.monotonic()
 
     def _begin(self, dbapi_connection: PoolProxiedConnection) -> None:
-        """Begin a transaction as `_run` said it for this one (None: each statement is one), or else to read.
+        """Begin a transaction as `_run` said it for this one (None: not at all), or else to read.
 
         The drivers begin none of their own.
         """
@@ -221,8 +221,10 @@ class Database:
                     patience.reached = self._reached = True
                     session = None if self.is_sqlite else servers.session_of(connection)
                     sent = Sent(session.name) if session and begin == WRITING else None
-                    connection.info[_BEGIN] = None if again is not None else begin
-                    with connection.begin():  # only then the time: it may have waited for others
+                    if again is None:
+                        connection.info[_BEGIN] = begin
+                    around = connection.begin() if again is None else _by_itself(connection)
+                    with around:  # only then the time: it may have waited for others
                         if session:
                             servers.let_plan_again(connection, session)
                         tx = Tx(connection, moment or (self._clock() if self._clock else None))
@@ -247,6 +249,17 @@ class Database:
                 lost = lost or (sent if is_cut_off(error) else None)
                 if not patience.allows(kind(error), str(error.orig)):
                     raise explained(self.name, error, unsure=_may_be_written(lost)) from error
+
+
+@contextmanager
+def _by_itself(connection: Connection) -> Iterator[None]:
+    """A statement that is given to the driver needs no transaction around it, which SQLAlchemy takes its time to keep.
+
+    Where SQLAlchemy was asked as well, it has begun one.
+    """
+    yield
+    if connection.in_transaction():
+        connection.commit()
 
 
 def _may_be_written(lost: Sent[Any] | None) -> bool:
