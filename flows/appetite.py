@@ -34,9 +34,9 @@ class Appetite:
         ended = self.ended - before
         self.asked = now, self.ended
         self.goal = min(AHEAD_AT_MOST, self.goal + ended, int(ended / (now - asked_at) * AHEAD_SECONDS))
-        return max(free, few_numbers(free + self.goal - ahead))
+        return max(free - ahead, round_number(max(0, free + self.goal - ahead)))
 
 
-def few_numbers(number: int) -> int:
-    """At most a third less, so that few numbers are asked for: PostgreSQL has a plan of a claim for each."""
+def round_number(number: int) -> int:
+    """Less by less than a third, so that mostly few are asked for: PostgreSQL has a plan of a claim for each."""
     return number & -(1 << max(0, number.bit_length() - 2))

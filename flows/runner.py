@@ -19,7 +19,7 @@ from flows.handlers import TaskContext, find
 from flows.handlers.contract import Handler
 from flows.heartbeat import Ending, Pulse, heartbeat
 from flows.secrets import MaskedLog, in_words, told
-from flows.threads import ended, in_own_thread, outlast, to_the_end
+from flows.threads import end_of, in_own_thread, outlast, to_the_end
 from flows.tracing import attempt_span
 from nexus import Attempt, AttemptOutcome, Claim, Task, TaskNexus, TaskStatus
 from nexus.errors import ClaimLost, DatabaseUnavailable, IllegalTransition, NexusError
@@ -129,8 +129,9 @@ class _Run:
         """
         task = self.claim.task
         try:
+            if (present := asyncio.current_task()) is not None and present.cancelling():
+                await asyncio.sleep(0)  # the caller was stopped while it claimed
             if task.status == TaskStatus.CLAIMED:
-                await asyncio.sleep(0)  # where the caller was stopped while it claimed
                 self.number = (await self.start(self.claim, run_ref)).number
             else:  # it began with its claim
                 self.number = task.attempt_count
@@ -163,6 +164,9 @@ class _Run:
 
     async def until_closed(self, work: Handler) -> Finished:
         doing = asyncio.ensure_future(self._call(work))
+        if self.on_idle is not None:
+            on_idle = self.on_idle
+            doing.add_done_callback(lambda _: on_idle())
 
         def end(ending: Ending) -> None:
             if not doing.done():
@@ -179,7 +183,7 @@ class _Run:
         )
         async with keep:
             try:
-                is_done = await ended(doing, self.claim.task.timeout_seconds)
+                is_done = await end_of(doing, self.claim.task.timeout_seconds)
                 if self.ending is not None or not is_done:
                     await self._stop(doing)
                 elif self._was_struck(doing):
@@ -216,9 +220,6 @@ class _Run:
         except SystemExit as error:
             # A handler that calls sys.exit() ends its attempt, not the agent.
             raise RuntimeError(f"the handler called sys.exit({error.code!r})") from error
-        finally:
-            if self.on_idle is not None:
-                self.on_idle()
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         running = in_own_thread(functools.partial(_tamed, call), f"{self.claim.task_id} handler")

@@ -36,7 +36,7 @@ async def to_the_end(call: Callable[..., T], *given: Any, **named: Any) -> T:
     return running.result()
 
 
-async def ended(waited_for: asyncio.Future[Any], seconds: float | None = None) -> bool:
+async def end_of(waited_for: asyncio.Future[Any], seconds: float | None = None) -> bool:
     """Wait for an end, however it is, at most `seconds`; whether it came. As `asyncio.wait` for one, in a third of the
     time, which counts where ten thousand are waited for."""
     if waited_for.done():
@@ -68,7 +68,7 @@ async def outlast(waited_for: asyncio.Future[Any], seconds: float | None = None)
         if left is not None and left <= 0:
             break
         try:
-            await ended(waited_for, left)
+            await end_of(waited_for, left)
         except asyncio.CancelledError as error:
             _this_task().uncancel()
             stopped = error

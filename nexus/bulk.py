@@ -1,11 +1,11 @@
 """Many rows in one statement, and as few parameters as they allow.
 
-What is the same in all rows is one parameter. What differs is one JSON list of the rows on SQLite, one array a column
-on PostgreSQL. Row by row, SQLAlchemy's own way took ten times as long on SQLite; on PostgreSQL the driver read a
-thousand times the same text to find fifty thousand parameters in it.
+What is the same in all rows is one parameter. What differs is one JSON list of the rows on SQLite, the text of one
+array a column on PostgreSQL. Row by row, SQLAlchemy's own way took ten times as long on SQLite; on PostgreSQL the
+driver read a thousand times the same text to find fifty thousand parameters in it.
 
-A statement is made once for the columns that differ: SQLAlchemy keeps no INSERT with an ON CONFLICT, and to compile
-one of forty columns anew took 8 ms, which is most of what it costs to add one task.
+A statement is made once for its columns and those of them that differ: SQLAlchemy keeps no INSERT with an ON CONFLICT,
+and to compile one of forty columns anew took 8 ms, which is most of what it costs to add one task.
 """
 
 from collections.abc import Callable, Mapping, Sequence

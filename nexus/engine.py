@@ -255,7 +255,7 @@ class Database:
 def _by_itself(connection: Connection) -> Iterator[None]:
     """A statement that is given to the driver needs no transaction around it, which SQLAlchemy takes its time to keep.
 
-    Where SQLAlchemy was asked as well, it has begun one.
+    Where SQLAlchemy was asked as well, it has begun one. Two statements on the driver would be two transactions.
     """
     yield
     if connection.in_transaction():

@@ -1,4 +1,4 @@
-"""The few statements that are asked all the time: compiled once, then given to the driver as they are.
+"""The statements that are asked all the time, and every INSERT: compiled once, then given to the driver as they are.
 
 For a statement of forty columns that moves one task SQLAlchemy's looking it up, making a context and describing the
 result takes longer than the database does. Here SQLAlchemy makes the text and the parameters, and the driver is

@@ -54,6 +54,7 @@ LONGEST = (
     "acceptance/test_own_board.py",
     "simulation/test_broken.py",
     "nexus/test_state_machine.py",
+    "nexus/test_state_machine_broken.py",
 )
 """Files that take longest; who begins with them does not wait for them at the end."""
 

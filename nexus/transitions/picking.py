@@ -18,9 +18,13 @@ from nexus.sql import Moment, chosen, seldom
 from nexus.tables import tasks
 
 BEYOND: Final = 50
+"""How far a look goes beyond the number that is asked for: what stands there for others is passed over."""
+
 OTHERS: Final = 3
-"""How far a look goes beyond the number that is asked for: what is for others is passed over, and what others claim at
-this moment, of whom each may ask for as many."""
+"""On PostgreSQL it goes further, by what so many others lock at this moment, who ask for as many each."""
+
+OTHERS_ASK_FOR: Final = 1_000
+"""At most, each of them."""
 
 _ASKED: Final = (
     "seq", "stall_id", "status", "unmet_dependencies", "available_at", "task_type", "assigned_to",
@@ -49,11 +53,14 @@ def one_task(who: Claimant, wishes: Wishes, columns: Columns) -> sa.Select[Any]:
 
 
 def at_the_head(who: Claimant, wishes: Wishes, columns: Columns, limit: int | None, *, sqlite: bool) -> sa.Select[Any]:
-    """What is claimable of the first in the order of a claim: up to `limit`, which may be fewer than there are."""
-    first = sa.select(tasks).where(is_waiting()).order_by(*_turn(tasks)).limit(_as_far_as(limit))
+    """What is claimable of the first in the order of a claim: up to `limit`, which may be fewer than there are.
+
+    None is the number that is bound, here and below.
+    """
     if sqlite:
         # Read one by one, in that order, until there are enough. To say the order again would have it read all.
-        head: sa.FromClause = first.with_only_columns(*(tasks.c[name] for name in _ASKED)).subquery("head")
+        first = sa.select(*(tasks.c[name] for name in _ASKED)).where(is_waiting()).order_by(*_turn(tasks))
+        head = first.limit(_up_to(limit) + _number(BEYOND)).subquery("head")
         return _select(head, columns).where(is_claimable_by(who, head), *wanted(wishes, head)).limit(_up_to(limit))
     # PostgreSQL can lock what it reads from the table only. It reads there up to the first that is too far, if any is.
     too_far = sa.select(*_turn(tasks)).where(is_waiting()).order_by(*_turn(tasks))
@@ -64,7 +71,7 @@ def at_the_head(who: Claimant, wishes: Wishes, columns: Columns, limit: int | No
 
 
 def by_lane(who: Claimant, wishes: Wishes, columns: Columns, limit: int | None, *, sqlite: bool) -> sa.Select[Any]:
-    """All that is claimable, up to `limit` (None: the number that is bound)."""
+    """All that is claimable, up to `limit`."""
     steps = _steps(in_episode=wishes["episode_id"])
     shown, found, picked = (tasks.alias(name) for name in ("shown", "found", "picked"))
     is_open = [is_offered(shown), *_suits(who, shown), *wanted({"task_types": wishes["task_types"]}, shown)]
@@ -139,9 +146,10 @@ def _up_to(limit: int | None) -> sa.ColumnElement[int]:
 
 
 def _as_far_as(limit: int | None) -> sa.ColumnElement[int]:
-    if limit is not None:
-        return _number(limit + limit * OTHERS + BEYOND)
-    return _up_to(limit) * _number(1 + OTHERS) + _number(BEYOND)
+    """So many are read on PostgreSQL to find `limit` that nobody else claims at this moment."""
+    if limit is None:
+        return _up_to(limit) + _number(OTHERS * OTHERS_ASK_FOR + BEYOND)
+    return _number(limit + OTHERS * min(limit, OTHERS_ASK_FOR) + BEYOND)
 
 
 def _number(number: int) -> sa.ColumnElement[int]:

@@ -23,7 +23,7 @@ from nexus.values import fast_json
 PLANNED_LIMIT: Final = 1000
 """Up to here the limit stands in the statement on PostgreSQL, which plans anew for each that is bound.
 
-SQLite asks of none how many are wanted, so there one statement does for all.
+SQLite plans the same for all numbers that are bound, so there one statement does for all.
 """
 
 

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from nexus import NewTask, TaskNexus, intake
+from nexus.arguments import MOST
 from nexus.errors import AgentNotConfirmed, IllegalTransition, InvalidTask, NotClaimable, TaskNotFound
 
 
@@ -402,3 +403,9 @@ def test_three_others_claim_as_much_at_this_moment(
         looks.clear()
         assert len(offered(nexus, limit=limit, **wishes)) == limit
     assert sum("UPDATE nexus_tasks" in text for text in looks) == 1
+
+
+def test_all_that_there_is(nexus: TaskNexus) -> None:
+    nexus.add_tasks({} for _ in range(3))
+    assert len(offered(nexus, limit=MOST)) == 3
+    assert offered(nexus, limit=MOST) == []
