@@ -38,5 +38,5 @@ class Appetite:
 
 
 def round_number(number: int) -> int:
-    """Less by less than a third, so that mostly few are asked for: PostgreSQL has a plan of a claim for each."""
+    """Rounded down, by less than a third: PostgreSQL compiles and plans a claim anew for each number asked for."""
     return number & -(1 << max(0, number.bit_length() - 2))

