@@ -137,6 +137,8 @@ def parse_yaml(text: str, warn: Callable[[str], None]) -> list[Any]:
         return [value for value in yaml.load_all(text, Loader=loader) if value is not None]
     except yaml.MarkedYAMLError as error:
         problem = error.problem or error.context or "a fault"
+        if "nesting depth" in problem:  # PyYAML from 6.0.4 on; it looks a thousand brackets ahead
+            problem = f"it is nested deeper than {MAX_DEPTH} levels,"
         raise YamlFault(f"{problem} in {_where(error.problem_mark or error.context_mark)}") from None
     except yaml.reader.ReaderError as error:
         raise YamlFault(f"a character is not allowed: {' '.join(str(error).split())[:120]}") from None

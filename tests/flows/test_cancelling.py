@@ -59,6 +59,20 @@ if __name__ == "__main__":
 """
 
 
+STRUCK = """
+import asyncio, os, signal
+from flows import observe, process_agent_tasks
+from flows.shift import Shift
+
+async def strike(shift):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+observe.PROGRESS_SECONDS, Shift.progress = 0.1, strike
+asyncio.run(process_agent_tasks("Agent-2", mode="wait"))
+"""
+"""An idle agent whom the signal meets where most of its own time goes: while it says how far it is."""
+
+
 class Work:
     """A folder with a board, and the processes that work on it."""
 
@@ -80,10 +94,12 @@ class Work:
             "DO_NOT_TRACK": "1",
         }
 
-    def start(self, agent_id: str, *, hands: int = 4, lease_seconds: float = 60) -> "subprocess.Popen[str]":
+    def start(
+        self, agent_id: str, *, hands: int = 4, lease_seconds: float = 60, program: str = "work.py"
+    ) -> "subprocess.Popen[str]":
         with (self.folder / "work.log").open("a") as log:
             process = subprocess.Popen(
-                [sys.executable, "-u", "work.py", agent_id, str(hands), str(lease_seconds)],
+                [sys.executable, "-u", program, agent_id, str(hands), str(lease_seconds)],
                 cwd=self.folder,
                 env=self.environment,
                 stdout=subprocess.PIPE,
@@ -169,6 +185,17 @@ async def test_an_agent_that_is_told_to_stop_releases_its_tasks(work: Work, numb
     assert said.split() == ["tidied", "tidied"]
     assert work.programs() == []
     assert process.returncode != 0
+
+
+async def test_a_signal_that_strikes_while_progress_is_shown_stops_the_agent(work: Work) -> None:
+    """It comes up in a task of its own, where nobody would look before the shift has ended."""
+    (work.folder / "struck.py").write_text(STRUCK)
+    process = work.start("Agent-2", program="struck.py")
+    ended(process)
+    log = (work.folder / "work.log").read_text()
+    assert "Finished in state Cancelled('stopped: it was told to stop" in log, log
+    assert log.rstrip().endswith("prefect.exceptions.TerminationSignal"), "as when it strikes elsewhere"
+    assert process.returncode == 1
 
 
 async def test_a_signal_that_strikes_inside_a_handler_stops_the_agent(work: Work) -> None:
