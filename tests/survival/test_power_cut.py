@@ -119,7 +119,7 @@ def test_killed_again_and_again_an_agent_loses_nothing_that_was_acknowledged(
 ) -> None:
     acknowledged: set[str] = set()
     with TaskNexus(f"sqlite:///{tmp_path / 'board.db'}") as nexus:
-        nexus.add_tasks({} for _ in range(100))
+        nexus.add_tasks({} for _ in range(1000))  # more than they come to do: whoever is killed holds something
         for number in range(3):
             one = agent(f"Agent-{number}", checkpoint_pages=40)
             one.works(random.randint(5, 60))
