@@ -11,6 +11,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from flows.finished import Finished
+from flows.signals import stopped_in_order
 from nexus import AttemptOutcome, TaskStatus
 
 P = ParamSpec("P")
@@ -77,7 +78,8 @@ def stops_in_order(flow: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Cor
     @functools.wraps(flow)
     async def stoppable(*given: P.args, **named: P.kwargs) -> T:
         try:
-            return await flow(*given, **named)
+            with stopped_in_order():
+                return await flow(*given, **named)
         except STOPS as stop:
             if _is_left_to_prefect():
                 raise

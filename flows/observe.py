@@ -141,22 +141,9 @@ PROGRESS_SHARE: Final = 20
 
 @asynccontextmanager
 async def showing_progress(look: Callable[[], Awaitable[float]], key: str) -> AsyncIterator[None]:
-    """A progress artifact on the run, kept up to date; at its end full, unless the run ended by an error.
-
-    A signal whose exception comes up in here ends the work as one that comes up there.
-    """
+    """A progress artifact on the run, kept up to date; at its end full, unless the run ended by an error."""
     creating = asyncio.create_task(_create_progress(key))
     shown = asyncio.create_task(_keep_progress(creating, look))
-    work, strikes = asyncio.current_task(), list[BaseException]()
-    assert work is not None
-
-    def pass_on(ended: "asyncio.Task[None]") -> None:
-        strike = None if ended.cancelled() else ended.exception()
-        if strike is not None and not isinstance(strike, Exception):
-            strikes.append(strike)
-            work.cancel()
-
-    shown.add_done_callback(pass_on)
     try:
         yield
     except BaseException:
@@ -166,9 +153,6 @@ async def showing_progress(look: Callable[[], Awaitable[float]], key: str) -> As
         # Work that is over at once does not cut in half how its artifact is made: nobody would know its number.
         shown.cancel()
         _, number = await asyncio.gather(shown, creating, return_exceptions=True)
-        if strikes:
-            work.uncancel()
-            raise strikes[0]
     if isinstance(number, UUID):
         await _update_progress(number, 100.0)
 

@@ -66,11 +66,33 @@ from flows.shift import Shift
 
 async def strike(shift):
     os.kill(os.getpid(), signal.SIGTERM)
+    return 0.0
 
 observe.PROGRESS_SECONDS, Shift.progress = 0.1, strike
 asyncio.run(process_agent_tasks("Agent-2", mode="wait"))
 """
 """An idle agent whom the signal meets where most of its own time goes: while it says how far it is."""
+
+
+BUSY = """
+import asyncio, os, signal, time
+from flows import handler, process_agent_tasks
+from nexus import NewTask, TaskNexus
+
+at = iter(range(1, 100_000))
+
+def call_back():
+    if next(at) == 400:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+@handler("short")
+async def short(task, context):
+    asyncio.get_running_loop().call_soon(call_back)
+    await asyncio.sleep(0)
+
+asyncio.run(process_agent_tasks("Agent-2", concurrency=16, mode="wait", observe="shift"))
+"""
+"""An agent at work on short tasks, which the signal meets in a callback of its loop."""
 
 
 class Work:
@@ -187,15 +209,19 @@ async def test_an_agent_that_is_told_to_stop_releases_its_tasks(work: Work, numb
     assert process.returncode != 0
 
 
-async def test_a_signal_that_strikes_while_progress_is_shown_stops_the_agent(work: Work) -> None:
-    """It comes up in a task of its own, where nobody would look before the shift has ended."""
-    (work.folder / "struck.py").write_text(STRUCK)
+@pytest.mark.parametrize("program", [STRUCK, BUSY])
+async def test_a_signal_that_comes_where_nobody_would_hear_of_it_stops_the_agent(work: Work, program: str) -> None:
+    (work.folder / "struck.py").write_text(program)
+    work.nexus.add_tasks(NewTask(task_type="short") for _ in range(3000))
     process = work.start("Agent-2", program="struck.py")
     ended(process)
     log = (work.folder / "work.log").read_text()
     assert "Finished in state Cancelled('stopped: it was told to stop" in log, log
-    assert log.rstrip().endswith("prefect.exceptions.TerminationSignal"), "as when it strikes elsewhere"
+    assert log.rstrip().endswith("prefect.exceptions.TerminationSignal"), log
+    assert "Traceback" not in log.partition("Finished in state")[0], log
     assert process.returncode == 1
+    assert work.nexus.stats().keys() <= {"pending", "completed"}, "nothing is left in its hands"
+    assert work.nexus.stats()["pending"] > 0
 
 
 async def test_a_signal_that_strikes_inside_a_handler_stops_the_agent(work: Work) -> None:
