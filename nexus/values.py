@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ MAX_INTEGER_BITS: Final = 1024
 
 EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -44,18 +48,12 @@ def new_ids() -> Iterator[str]:
         number = (number | 1023) + 1
 
 
-def _forbidden_character(text: str) -> str | None:
-    if "\x00" in text:
-        return "a NUL character"
-    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-        return "a lone surrogate (text that is not valid Unicode)"
-    return None
-
-
 def check_text(text: str) -> str:
     """`text` itself; ValueError where neither database can keep it."""
-    if fault := _forbidden_character(text):
-        raise ValueError(f"holds {fault}; take it out")
+    if "\x00" in text:
+        raise ValueError("holds a NUL character; take it out")
+    if not text.isascii() and _SURROGATE.search(text):
+        raise ValueError("holds a lone surrogate (text that is not valid Unicode); take it out")
     return text
 
 
@@ -64,7 +62,7 @@ def check_id(text: str) -> str:
     stripped = check_text(text).strip()
     if not stripped:
         raise ValueError("is empty; give it at least one visible character")
-    if any(ord(char) < 32 or ord(char) == 127 for char in stripped):
+    if _CONTROL.search(stripped):
         raise ValueError("holds a control character (a line break or tab, say); take it out")
     return stripped
 
@@ -90,15 +88,15 @@ def _check_part(value: Any, depth: int) -> None:
                 raise ValueError(f"has the key {key!r}, which is not text; JSON keys are text")
             check_text(key)
             _check_part(inner, depth + 1)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            _check_part(inner, depth + 1)
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"holds {value}, which JSON does not know; use null or text instead")
     elif isinstance(value, int):
         if value.bit_length() > MAX_INTEGER_BITS:
             raise ValueError("holds an integer of over 300 digits; keep it as text")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"holds {value}, which JSON does not know; use null or text instead")
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_part(inner, depth + 1)
     elif value is not None:
         raise ValueError(f"holds a {type(value).__name__}, which is not JSON; convert it first")
 
