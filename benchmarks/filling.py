@@ -74,6 +74,5 @@ def _numbers(sqlite: bool, number: int) -> sa.FromClause:
 
 def analysed(nexus: TaskNexus) -> None:
     """Let the planner know what is there, as autovacuum would after a while."""
-    with nexus._database.engine.connect() as connection:
-        connection = connection.execution_options(isolation_level="AUTOCOMMIT", nexus_begin=None)
+    with nexus._database.engine.begin() as connection:
         connection.exec_driver_sql("ANALYZE")

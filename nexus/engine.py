@@ -255,11 +255,14 @@ class Database:
 def _by_itself(connection: Connection) -> Iterator[None]:
     """A statement that is given to the driver needs no transaction around it, which SQLAlchemy takes its time to keep.
 
-    Where SQLAlchemy was asked as well, it has begun one. Two statements on the driver would be two transactions.
+    Where there is one all the same it is committed: SQLAlchemy begins one when it is asked as well, and the driver when
+    somebody took the connection out of the mode it was made in. Two statements on the driver would be two transactions.
     """
     yield
     if connection.in_transaction():
         connection.commit()
+    else:
+        servers.commit_what_is_open(connection)
 
 
 def _may_be_written(lost: Sent[Any] | None) -> bool:

@@ -61,6 +61,13 @@ def session_of(connection: Connection) -> Session:
     return _sessions[connection.connection.dbapi_connection]
 
 
+def commit_what_is_open(connection: Connection) -> None:
+    """Commit what the driver has begun, if anything. No question to the server where there is nothing."""
+    driver: Any = connection.connection.dbapi_connection
+    if not driver.autocommit:
+        driver.commit()
+
+
 def let_plan_again(connection: Connection, session: Session) -> None:
     """Forget plans that may have been made for a board of another size, now and then."""
     present = time.monotonic()

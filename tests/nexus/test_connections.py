@@ -21,3 +21,15 @@ def test_when_all_are_in_use_it_says_so_and_what_to_do(nexus: TaskNexus) -> None
             assert "\n" not in str(told.value)
             assert "not known" not in str(told.value)
     assert nexus.stats() == {"pending": 1}
+
+
+def test_what_was_said_to_be_claimed_is_kept_whatever_became_of_the_connection(nexus: TaskNexus) -> None:
+    """SQLAlchemy takes a connection out of the mode it was made in, where somebody asked for another meanwhile."""
+    nexus.add_tasks([{"task_id": f"T-{number}"} for number in range(3)])
+    with nexus._database.engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+    [first] = nexus.claim("Ada")
+    nexus.start(first)
+    nexus.complete(first, "done")
+    nexus.claim("Ada", 2, start=True)
+    assert nexus.stats() == {"completed": 1, "in_progress": 2}
