@@ -6,10 +6,13 @@ shifts at work on short tasks, five did not end and eleven left attempts behind.
 """
 
 import asyncio
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from types import FrameType
 from typing import Any, Final
@@ -24,42 +27,57 @@ _THEIRS: Final = "_prefect_sigterm_handler"
 """Prefect's own handler, replaced under its name: there is no public way, and while another than the one of that name
 is installed a runner's cancellation is taken for a crash."""
 
+_LOCK: Final = getattr(engine, "_prefect_sigterm_bridge_lock", None) or threading.RLock()
+"""Prefect's, under which the two are compared."""
+
 
 @contextmanager
 def stopped_in_order() -> Iterator[None]:
-    """Where SIGTERM comes meanwhile, the task around this is cancelled; that comes out as `TerminationSignal`."""
+    """Where SIGTERM comes meanwhile, the task around this is cancelled; that comes out as `TerminationSignal`.
+
+    Outside of the main thread nothing is done: signals are handled there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     task = asyncio.current_task()
     assert task is not None
     stop = _Stop(task)
-    _handler.enter(stop)
     try:
+        _handler.enter(stop)
         yield
+        if stop.is_told:  # the work was done all the same; what comes after it is not to be begun
+            raise TerminationSignal(signal=signal.SIGTERM)
     except asyncio.CancelledError as error:
-        if stop.number is None or not stop.is_taken_up.is_set():
+        if not stop.is_told:
             raise
-        task.uncancel()
-        raise TerminationSignal(signal=stop.number) from error
+        raise TerminationSignal(signal=signal.SIGTERM) from error
     finally:
+        if stop.is_cancelled:
+            task.uncancel()
         _handler.leave(stop)
 
 
+@dataclass(slots=True, eq=False)
 class _Stop:
     """What a signal ends: one task."""
 
-    def __init__(self, task: asyncio.Task[Any]) -> None:
-        self.task, self.loop = task, task.get_loop()
-        self.number: int | None = None
-        self.is_taken_up = threading.Event()
+    task: asyncio.Task[Any]
+    is_told: bool = False
+    is_cancelled: bool = False
 
-    def come(self, number: int) -> None:
-        """In the handler of the signal, which may be in the middle of anything: the loop is asked, no more."""
-        self.number = number
-        self.loop.call_soon_threadsafe(self._take_up)
 
-    def _take_up(self) -> None:
-        if not self.is_taken_up.is_set():
-            self.is_taken_up.set()
-            self.task.cancel()
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """What the loop was asked by one signal: to tell every run."""
+
+    at: float = field(default_factory=time.monotonic)
+    is_answered: bool = False
+    is_struck: bool = False
+    """The loop was held up too long, and what held it up was struck."""
+
+    def is_overdue(self) -> bool:
+        return not (self.is_answered or self.is_struck) and time.monotonic() - self.at >= BLOCKED_SECONDS
 
 
 class _Handler:
@@ -68,11 +86,19 @@ class _Handler:
     def __init__(self) -> None:
         self._stops: list[_Stop] = []
         self._replaced: Callable[..., Any] | None = None
-        self._is_overdue = False
-        self._came: SimpleQueue[list[_Stop] | None] = SimpleQueue()  # unlike others, for handlers of signals too
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked: _Asked | None = None
+        """The last signal, as long as there are runs."""
+        self._is_late = False
+        """A signal came when there was no run to be told any more."""
+        self._came: SimpleQueue[_Asked | None] = SimpleQueue()  # unlike others, for handlers of signals too
+        self._process = os.getpid()
 
     def enter(self, stop: _Stop) -> None:
         self._stops.append(stop)
+        self._loop = stop.task.get_loop()
+        if self._asked is not None:
+            self._loop.call_soon(self._take_up, self._asked)  # the others are told, or about to be
         theirs = getattr(engine, _THEIRS, None)
         if theirs is None or theirs is self or _installed() is not theirs:
             return  # Prefect has become another, or somebody else takes the signals: left as it is
@@ -81,39 +107,66 @@ class _Handler:
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
 
     def leave(self, stop: _Stop) -> None:
-        self._stops.remove(stop)
-        came_last = stop.number is not None and not stop.is_taken_up.is_set()  # with the last step of the work
-        stop.is_taken_up.set()
+        if stop in self._stops:
+            self._stops.remove(stop)
         if self._stops or self._replaced is None:
             return
         self._put(self._replaced, in_place_of=self)
         self._replaced = None
         self._came.put(None)
-        if came_last:
+        is_late = self._is_late or (self._asked is not None and not stop.is_told)  # it came with the last step
+        self._asked, self._is_late = None, False
+        if is_late:
             signal.raise_signal(signal.SIGTERM)
 
+    def forget(self) -> None:
+        """In a process that was forked amid a run: that goes on elsewhere."""
+        if self._replaced is not None:
+            self._put(self._replaced, in_place_of=self, lock=nullcontext())
+
     @staticmethod
-    def _put(handler: Callable[..., Any], in_place_of: Callable[..., Any]) -> None:
-        setattr(engine, _THEIRS, handler)
-        if _installed() is in_place_of:
-            signal.signal(signal.SIGTERM, handler)
+    def _put(
+        handler: Callable[..., Any], in_place_of: Callable[..., Any], lock: AbstractContextManager[Any] = _LOCK
+    ) -> None:
+        with lock:
+            setattr(engine, _THEIRS, handler)
+            if _installed() is in_place_of:
+                signal.signal(signal.SIGTERM, handler)
 
     def __call__(self, number: int, _: FrameType | None) -> None:
-        if self._is_overdue:
-            self._is_overdue = False
+        """The main thread may be in the middle of anything: nothing is done here but to ask the loop."""
+        asked, loop = self._asked, self._loop
+        if os.getpid() != self._process:
+            raise TerminationSignal(signal=number)  # forked this very moment, with a loop that is not its own
+        if asked is not None and asked.is_overdue():
+            asked.is_struck = True
+            present = asyncio.current_task(loop)
+            for stop in self._stops:
+                stop.is_told = stop.is_told or stop.task is present
             raise TerminationSignal(signal=number)
+        if not self._stops or loop is None:
+            self._is_late = True
+        elif asked is None or asked.is_answered or asked.is_struck:
+            self._asked = asked = _Asked()
+            loop.call_soon_threadsafe(self._take_up, asked)
+            self._came.put(asked)
+
+    def _take_up(self, asked: _Asked) -> None:
         for stop in self._stops:
-            stop.come(number)
-        self._came.put(self._stops.copy())
+            if not stop.is_told:
+                stop.task.cancel()
+                stop.is_cancelled = stop.is_told = True
+        asked.is_answered = True
 
     def _watch(self) -> None:
-        """In a thread: a signal that a loop does not take up comes again, and strikes."""
+        """In a thread: a signal that the loop does not take up comes again, and strikes."""
         main = threading.main_thread().ident
         assert main is not None
-        while (stops := self._came.get()) is not None:
-            if not all(stop.is_taken_up.wait(BLOCKED_SECONDS) for stop in stops):
-                self._is_overdue = True
-                signal.pthread_kill(main, signal.SIGTERM)
+        while (asked := self._came.get()) is not None:
+            time.sleep(BLOCKED_SECONDS)
+            with _LOCK:  # or it would be somebody else's
+                if asked.is_overdue() and asked is self._asked and self._replaced is not None:
+                    signal.pthread_kill(main, signal.SIGTERM)
 
 
 def _installed() -> Any:
@@ -121,3 +174,12 @@ def _installed() -> Any:
 
 
 _handler = _Handler()
+
+
+def _begin_anew() -> None:
+    global _handler
+    _handler.forget()
+    _handler = _Handler()
+
+
+os.register_at_fork(after_in_child=_begin_anew)

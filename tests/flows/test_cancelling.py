@@ -225,7 +225,7 @@ async def test_a_signal_that_comes_where_nobody_would_hear_of_it_stops_the_agent
 
 
 async def test_a_signal_that_strikes_inside_a_handler_stops_the_agent(work: Work) -> None:
-    """Prefect raises it in the main thread, and there an async handler may be that never gives way."""
+    """One that never gives way to the loop is struck after a while, in the main thread, as by Prefect."""
     work.add("blocking")
     process = work.start("Agent-2")
     await work.at_work(process=process)

@@ -1,10 +1,13 @@
 """A run is told to stop while Prefect would raise in the middle of anything: its work ends in order all the same."""
 
 import asyncio
+import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from prefect.exceptions import TerminationSignal
@@ -121,21 +124,134 @@ async def test_a_run_that_ends_at_this_moment_beside_another_has_ended() -> None
     assert await asyncio.gather(worked(), work()) == ["stopped", "ended"]
 
 
-async def test_a_loop_that_is_held_up_is_struck(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals, "BLOCKED_SECONDS", 0.05)
-    struck = []
-
-    async def hold_up() -> None:
-        tell_to_stop()
+async def test_a_run_that_begins_while_another_is_stopping_is_stopped_too() -> None:
+    async def stops_slowly() -> str:
         try:
-            time.sleep(20)  # noqa: ASYNC251 - what it ought not to do
+            with stopped_in_order():
+                try:
+                    await asyncio.sleep(20)
+                finally:
+                    await asyncio.sleep(0.05)
         except TerminationSignal:
-            struck.append("at last")
+            return "stopped"
+        return "not stopped"
 
-    other = asyncio.create_task(hold_up())
+    first = asyncio.create_task(stops_slowly())
+    await asyncio.sleep(0.01)
+    tell_to_stop()
+    await asyncio.sleep(0.01)
+    assert await asyncio.gather(first, worked()) == ["stopped", "stopped"]
+
+
+async def test_work_that_does_not_mind_it_is_over_all_the_same() -> None:
+    async def work() -> None:
+        with stopped_in_order(), suppress(asyncio.CancelledError):
+            await asyncio.sleep(20)
+
+    asyncio.get_running_loop().call_later(0.01, tell_to_stop)
+    with pytest.raises(TerminationSignal):
+        await work()
+    await asyncio.sleep(0.01)
+
+
+async def hold_up(seconds: float = 20) -> str:
+    """What no coroutine ought to do."""
+    try:
+        time.sleep(seconds)  # noqa: ASYNC251
+    except TerminationSignal:
+        return "struck"
+    return "not struck"
+
+
+async def struck_after(seconds: float) -> str:
+    tell_to_stop()
+    return await hold_up(seconds)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "BLOCKED_SECONDS", 0.05)
+
+
+async def test_a_loop_that_is_held_up_is_struck(impatient: None) -> None:
+    other = asyncio.create_task(struck_after(20))
     assert await worked() == "stopped"
-    assert struck == ["at last"]
-    await other
+    assert await other == "struck"
+
+
+async def test_what_holds_up_the_loop_while_it_is_stopped_is_struck_by_the_next_signal(impatient: None) -> None:
+    said = []
+
+    async def tidies_badly() -> None:
+        try:
+            await asyncio.sleep(20)
+        finally:
+            threading.Timer(0.2, tell_to_stop).start()
+            said.append(await hold_up())
+
+    async def work() -> None:
+        with stopped_in_order():
+            await tidies_badly()
+
+    asyncio.get_running_loop().call_later(0.01, tell_to_stop)
+    with pytest.raises(TerminationSignal):
+        await work()
+    assert said == ["struck"]
+
+
+async def test_what_was_struck_itself_is_not_cancelled_as_well(impatient: None) -> None:
+    tidied = []
+    with pytest.raises(TerminationSignal), stopped_in_order():
+        try:
+            tell_to_stop()
+            time.sleep(20)  # noqa: ASYNC251
+        finally:
+            await asyncio.sleep(0.05)
+            tidied.append("all of it")
+    assert tidied == ["all of it"]
+
+
+async def test_a_run_after_one_that_was_struck_is_stopped_in_order(impatient: None) -> None:
+    for _ in range(2):
+        other = asyncio.create_task(struck_after(20))
+        assert await worked() == "stopped"
+        assert await other == "struck"
+        asyncio.get_running_loop().call_later(0.01, tell_to_stop)
+        assert await worked() == "stopped"
+
+
+async def test_a_signal_that_is_taken_up_late_but_in_time_strikes_nobody(impatient: None) -> None:
+    """Neither the run, nor what comes after it: nothing is sent that nobody waits for."""
+    assert await asyncio.gather(worked(), struck_after(0.02)) == ["stopped", "not struck"]
+    with stopped_in_order():
+        await asyncio.sleep(0.2)
+
+
+async def test_outside_of_the_main_thread_work_goes_on_as_ever() -> None:
+    async def work() -> str:
+        with stopped_in_order():
+            await asyncio.sleep(0)
+        return "done"
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert await asyncio.to_thread(asyncio.run, work()) == "done"
+    with stopped_in_order():
+        during = signal.getsignal(signal.SIGTERM)
+        assert await asyncio.to_thread(asyncio.run, work()) == "done"
+        assert signal.getsignal(signal.SIGTERM) is during
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+async def test_a_process_that_is_forked_in_a_run_ends_when_it_is_told_to() -> None:
+    with stopped_in_order():
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(20,))
+        child.start()
+        assert child.pid is not None
+        await asyncio.sleep(0.3)  # at once Python itself would lose it, in what it does after a fork
+        os.kill(child.pid, signal.SIGTERM)
+        await asyncio.to_thread(child.join, 10)
+        assert child.exitcode is not None
+    assert can_ack_control_intent()
 
 
 async def test_prefects_runner_may_cancel_meanwhile_and_has_its_own_handler_back_then() -> None:
