@@ -102,20 +102,22 @@ class _Handler:
         theirs = getattr(engine, _THEIRS, None)
         if theirs is None or theirs is self or _installed() is not theirs:
             return  # Prefect has become another, or somebody else takes the signals: left as it is
-        self._replaced = theirs
+        self._replaced, self._came = theirs, SimpleQueue()
         self._put(self, in_place_of=theirs)
-        threading.Thread(target=self._watch, name="signals", daemon=True).start()
+        threading.Thread(target=self._watch, args=(self._came,), name="signals", daemon=True).start()
 
     def leave(self, stop: _Stop) -> None:
         if stop in self._stops:
             self._stops.remove(stop)
         if self._stops or self._replaced is None:
             return
+        # From here on it is too late to ask or to strike: a signal that came with the last step comes again, to others.
+        asked, self._asked = self._asked, None
+        self._is_late |= asked is not None and not stop.is_told
         self._put(self._replaced, in_place_of=self)
         self._replaced = None
         self._came.put(None)
-        is_late = self._is_late or (self._asked is not None and not stop.is_told)  # it came with the last step
-        self._asked, self._is_late = None, False
+        is_late, self._is_late = self._is_late, False
         if is_late:
             signal.raise_signal(signal.SIGTERM)
 
@@ -158,11 +160,11 @@ class _Handler:
                 stop.is_cancelled = stop.is_told = True
         asked.is_answered = True
 
-    def _watch(self) -> None:
+    def _watch(self, came: "SimpleQueue[_Asked | None]") -> None:
         """In a thread: a signal that the loop does not take up comes again, and strikes."""
         main = threading.main_thread().ident
         assert main is not None
-        while (asked := self._came.get()) is not None:
+        while (asked := came.get()) is not None:
             time.sleep(BLOCKED_SECONDS)
             with _LOCK:  # or it would be somebody else's
                 if asked.is_overdue() and asked is self._asked and self._replaced is not None:
