@@ -105,13 +105,12 @@ class Adder:
             connection.execute(sa.insert(table), rows)
 
     def _timed(self, call: Callable[[], object]) -> dict[str, float]:
-        before, cpu, began = _peak(), self._cpu(), time.perf_counter()
+        server = meter.Tree(self._server) if self._server else None
+        before, cpu, began = _peak(), time.process_time(), time.perf_counter()
         call()
         seconds = time.perf_counter() - began
-        return {"seconds": seconds, "cpu": self._cpu() - cpu, "megabytes": _peak() - before}
-
-    def _cpu(self) -> float:
-        return time.process_time() + (meter.of_tree(self._server) if self._server else 0.0)
+        cpu = time.process_time() - cpu + (server.taken() if server else 0.0)
+        return {"seconds": seconds, "cpu": cpu, "megabytes": _peak() - before}
 
 
 def _peak() -> float:

@@ -5,32 +5,61 @@ Wall time on a shared machine says more about the neighbours than about the prog
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def of_tree(pid: int) -> float:
-    """CPU seconds of a process, of its children, and of those of them that have ended."""
-    total = 0.0
-    parents = _parents()
-    wanted = {pid}
-    while more := {child for child, parent in parents.items() if parent in wanted} - wanted:
-        wanted |= more
-    for member in wanted:
-        fields = _stat(member)
-        if fields:
-            total += _own(member, fields) + sum(map(int, fields[13:15])) / _TICKS
-    return total
+class Tree:
+    """What a process and its children take, those who end included, from now on."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._own, self._ended = _look(pid)
+
+    def taken(self) -> float:
+        """CPU seconds since then."""
+        own, ended = _look(self._pid)
+        here = sum(seconds - self._own.get(member, 0.0) for member, seconds in own.items())
+        known = sum(seconds for member, seconds in self._own.items() if member not in own)
+        # Of who has ended the kernel tells in ticks, in which less may be left than was known before.
+        return here + max(0.0, ended - self._ended - known)
 
 
 def shares(pids: Sequence[int], seconds: float) -> list[float]:
     """The CPU, in percent of one core, that each process and its children take in the next `seconds`."""
-    began, before = time.monotonic(), [of_tree(pid) for pid in pids]
+    began, trees = time.monotonic(), [Tree(pid) for pid in pids]
     time.sleep(seconds)
     passed = time.monotonic() - began
-    return [100 * (of_tree(pid) - was) / passed for pid, was in zip(pids, before, strict=True)]
+    return [100 * tree.taken() / passed for tree in trees]
+
+
+Member = tuple[int, str]
+"""A process: its number, which may come again, and when it began."""
+
+
+def _look(pid: int) -> tuple[dict[Member, float], float]:
+    """The CPU seconds of each process of a tree, and those of all of its children that have ended."""
+    while True:
+        members = _members(pid)
+        own = {(member, fields[19]): _own(member, fields) for member, fields in members.items()}
+        ended = _ended(members)
+        if ended == _ended(_members(pid)):  # or one that ended meanwhile is counted twice, or not at all
+            return own, ended
+
+
+def _members(pid: int) -> dict[int, list[str]]:
+    stats = {int(folder.name): _stat(int(folder.name)) for folder in Path("/proc").iterdir() if folder.name.isdigit()}
+    parents = {member: int(fields[1]) for member, fields in stats.items() if fields}
+    wanted = {pid} & parents.keys()
+    while more := {child for child, parent in parents.items() if parent in wanted} - wanted:
+        wanted |= more
+    return {member: stats[member] for member in wanted}
+
+
+def _ended(members: Mapping[int, list[str]]) -> float:
+    return sum(int(ticks) for fields in members.values() for ticks in fields[13:15]) / _TICKS
 
 
 def _own(pid: int, fields: list[str]) -> float:
@@ -40,14 +69,6 @@ def _own(pid: int, fields: list[str]) -> float:
         return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
     except OSError:
         return sum(map(int, fields[11:13])) / _TICKS
-
-
-def _parents() -> dict[int, int]:
-    found = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and (fields := _stat(int(folder.name))):
-            found[int(folder.name)] = int(fields[1])
-    return found
 
 
 def _stat(pid: int) -> list[str]:

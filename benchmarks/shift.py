@@ -73,10 +73,10 @@ def measure(run: Run) -> Iterator[Measured]:
 
 def _measured(database: str, what: str, number: int, worker: Child, server: int) -> Measured:
     _let_catch_up(server)
-    before = meter.of_tree(server)
+    tree = meter.Tree(server)
     done, seconds, cpu = worker.ask("work", what, number)
     _let_catch_up(server)
-    return Measured(database, what, number, done, seconds, (cpu + meter.of_tree(server) - before) / done * 1000)
+    return Measured(database, what, number, done, seconds, (cpu + tree.taken()) / done * 1000)
 
 
 def _let_catch_up(server: int) -> None:

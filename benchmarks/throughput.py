@@ -115,11 +115,11 @@ class Crew:
         number = number // SLOW_SHARE if self._entry.slow else number
         self.workers[0].ask("fill", number)
         databases.settle(self.url)
-        before = meter.of_tree(self._server) if self._server else 0.0
+        server = meter.Tree(self._server) if self._server else None
         for worker in self.workers:
             worker.send("work")
         told = [worker.answer() for worker in self.workers]
-        cpu = sum(one["cpu"] for one in told) + (meter.of_tree(self._server) - before if self._server else 0.0)
+        cpu = sum(one["cpu"] for one in told) + (server.taken() if server else 0.0)
         seconds = max(one["ended"] for one in told) - min(one["began"] for one in told)
         done = sum(one["done"] for one in told)
         if done != number:
