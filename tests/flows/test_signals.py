@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 
 import pytest
@@ -31,11 +31,18 @@ def in_a_flow_run() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
-async def worked() -> str:
-    """How a run ends that works until it is stopped."""
+async def at_once() -> None:
+    """Nothing is to be tidied."""
+
+
+async def worked(tidy: Callable[[], Awaitable[None]] = at_once) -> str:
+    """How a run ends that works until it is stopped, and then tidies."""
     try:
         with stopped_in_order():
-            await asyncio.sleep(20)
+            try:
+                await asyncio.sleep(20)
+            finally:
+                await tidy()
     except TerminationSignal:
         task = asyncio.current_task()
         assert task is not None
@@ -75,22 +82,15 @@ async def test_while_nothing_happens() -> None:
 async def test_again_and_again_it_is_stopped_once() -> None:
     tidied = []
 
-    async def work() -> None:
-        try:
-            with stopped_in_order():
-                try:
-                    await asyncio.sleep(20)
-                finally:
-                    tell_to_stop()
-                    await asyncio.sleep(0.05)
-                    tell_to_stop()
-                    tidied.append("all of it")
-        except TerminationSignal:
-            tidied.append("stopped")
+    async def tidy() -> None:
+        tell_to_stop()
+        await asyncio.sleep(0.05)
+        tell_to_stop()
+        tidied.append("all of it")
 
     asyncio.get_running_loop().call_later(0.01, tell_to_stop)
-    await work()
-    assert tidied == ["all of it", "stopped"]
+    assert await worked(tidy) == "stopped"
+    assert tidied == ["all of it"]
 
 
 async def test_with_the_last_step_of_the_work() -> None:
@@ -125,18 +125,7 @@ async def test_a_run_that_ends_at_this_moment_beside_another_has_ended() -> None
 
 
 async def test_a_run_that_begins_while_another_is_stopping_is_stopped_too() -> None:
-    async def stops_slowly() -> str:
-        try:
-            with stopped_in_order():
-                try:
-                    await asyncio.sleep(20)
-                finally:
-                    await asyncio.sleep(0.05)
-        except TerminationSignal:
-            return "stopped"
-        return "not stopped"
-
-    first = asyncio.create_task(stops_slowly())
+    first = asyncio.create_task(worked(lambda: asyncio.sleep(0.05)))
     await asyncio.sleep(0.01)
     tell_to_stop()
     await asyncio.sleep(0.01)
@@ -182,20 +171,12 @@ async def test_a_loop_that_is_held_up_is_struck(impatient: None) -> None:
 async def test_what_holds_up_the_loop_while_it_is_stopped_is_struck_by_the_next_signal(impatient: None) -> None:
     said = []
 
-    async def tidies_badly() -> None:
-        try:
-            await asyncio.sleep(20)
-        finally:
-            threading.Timer(0.2, tell_to_stop).start()
-            said.append(await hold_up())
-
-    async def work() -> None:
-        with stopped_in_order():
-            await tidies_badly()
+    async def tidy_badly() -> None:
+        threading.Timer(0.2, tell_to_stop).start()
+        said.append(await hold_up())
 
     asyncio.get_running_loop().call_later(0.01, tell_to_stop)
-    with pytest.raises(TerminationSignal):
-        await work()
+    assert await worked(tidy_badly) == "stopped"
     assert said == ["struck"]
 
 
