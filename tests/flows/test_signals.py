@@ -1,6 +1,7 @@
 """A run is told to stop while Prefect would raise in the middle of anything: its work ends in order all the same."""
 
 import asyncio
+import functools
 import multiprocessing
 import os
 import signal
@@ -129,7 +130,8 @@ async def test_a_run_that_begins_while_another_is_stopping_is_stopped_too() -> N
     await asyncio.sleep(0.01)
     tell_to_stop()
     await asyncio.sleep(0.01)
-    assert await asyncio.gather(first, worked()) == ["stopped", "stopped"]
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(first, worked()) == ["stopped", "stopped"]
 
 
 async def test_work_that_does_not_mind_it_is_over_all_the_same() -> None:
@@ -192,6 +194,16 @@ async def test_what_was_struck_itself_is_not_cancelled_as_well(impatient: None) 
     assert tidied == ["all of it"]
 
 
+async def test_who_was_struck_has_as_long_again_to_give_way(impatient: None) -> None:
+    async def struck_again() -> list[str]:
+        said = [await struck_after(20)]
+        return [*said, await struck_after(0.02)]
+
+    other = asyncio.create_task(struck_again())
+    assert await worked() == "stopped"
+    assert await other == ["struck", "not struck"]
+
+
 async def test_a_run_after_one_that_was_struck_is_stopped_in_order(impatient: None) -> None:
     for _ in range(2):
         other = asyncio.create_task(struck_after(20))
@@ -223,16 +235,38 @@ async def test_outside_of_the_main_thread_work_goes_on_as_ever() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-async def test_a_process_that_is_forked_in_a_run_ends_when_it_is_told_to() -> None:
+def work_in_a_child() -> None:
+    """A run of its own, struck where Prefect's exception would be lost."""
+
+    async def work() -> str:
+        asyncio.get_running_loop().call_later(0.01, tell_to_stop)
+        return await worked()
+
+    assert asyncio.run(work()) == "stopped"
+
+
+@pytest.mark.parametrize(("does", "code"), [(functools.partial(time.sleep, 20), 1), (work_in_a_child, 0)])
+async def test_a_process_that_is_forked_in_a_run_ends_when_it_is_told_to(does: Callable[[], None], code: int) -> None:
     with stopped_in_order():
-        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(20,))
+        child = multiprocessing.get_context("fork").Process(target=does)
         child.start()
-        assert child.pid is not None
         await asyncio.sleep(0.3)  # at once Python itself would lose it, in what it does after a fork
-        os.kill(child.pid, signal.SIGTERM)
+        if code:
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGTERM)
         await asyncio.to_thread(child.join, 10)
-        assert child.exitcode is not None
+        assert child.exitcode == code
     assert can_ack_control_intent()
+
+
+async def test_nothing_of_it_is_left(impatient: None) -> None:
+    before = set(threading.enumerate())
+    for _ in range(3):
+        with stopped_in_order():
+            await asyncio.sleep(0)
+            assert set(threading.enumerate()) - before
+    await asyncio.sleep(0.1)
+    assert set(threading.enumerate()) - before == set()
 
 
 async def test_prefects_runner_may_cancel_meanwhile_and_has_its_own_handler_back_then() -> None:
