@@ -76,7 +76,7 @@ async def test_in_another_task() -> None:
 
 
 async def test_while_nothing_happens() -> None:
-    asyncio.get_running_loop().run_in_executor(None, lambda: (time.sleep(0.05), tell_to_stop()))
+    threading.Timer(0.05, tell_to_stop).start()
     assert await worked() == "stopped"
 
 
@@ -101,7 +101,7 @@ async def test_with_the_last_step_of_the_work() -> None:
 
 async def test_of_two_runs_both_are_stopped() -> None:
     asyncio.get_running_loop().call_later(0.01, tell_to_stop)
-    assert await asyncio.gather(worked(), worked()) == ["stopped", "stopped"]
+    assert [*await asyncio.gather(worked(), worked())] == ["stopped", "stopped"]
 
 
 async def test_of_two_runs_one_has_ended_before() -> None:
@@ -122,7 +122,7 @@ async def test_a_run_that_ends_at_this_moment_beside_another_has_ended() -> None
         await asyncio.sleep(0.05)
         return "ended"
 
-    assert await asyncio.gather(worked(), work()) == ["stopped", "ended"]
+    assert [*await asyncio.gather(worked(), work())] == ["stopped", "ended"]
 
 
 async def test_a_run_that_begins_while_another_is_stopping_is_stopped_too() -> None:
@@ -131,7 +131,7 @@ async def test_a_run_that_begins_while_another_is_stopping_is_stopped_too() -> N
     tell_to_stop()
     await asyncio.sleep(0.01)
     async with asyncio.timeout(5):
-        assert await asyncio.gather(first, worked()) == ["stopped", "stopped"]
+        assert [*await asyncio.gather(first, worked())] == ["stopped", "stopped"]
 
 
 async def test_work_that_does_not_mind_it_is_over_all_the_same() -> None:
@@ -215,7 +215,7 @@ async def test_a_run_after_one_that_was_struck_is_stopped_in_order(impatient: No
 
 async def test_a_signal_that_is_taken_up_late_but_in_time_strikes_nobody(impatient: None) -> None:
     """Neither the run, nor what comes after it: nothing is sent that nobody waits for."""
-    assert await asyncio.gather(worked(), struck_after(0.02)) == ["stopped", "not struck"]
+    assert [*await asyncio.gather(worked(), struck_after(0.02))] == ["stopped", "not struck"]
     with stopped_in_order():
         await asyncio.sleep(0.2)
 
