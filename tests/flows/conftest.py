@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from uuid import UUID
 
 import pytest
 
@@ -119,6 +120,21 @@ async def task_runs_of(state: Any, expected: int) -> dict[str, Any]:
                 return {run.name: run for run in found}
             assert time.monotonic() < deadline, f"{expected} task runs: {[(r.name, r.state_name) for r in found]}"
             await asyncio.sleep(0.2)
+
+
+async def until_the_server_knows_its_task_run() -> None:
+    """Waits, in a handler, until the server has written down a task run of the flow run around it."""
+    from prefect import get_client, runtime
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    flow_run = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(str(runtime.flow_run.id))]))
+    deadline = time.monotonic() + 30
+    async with get_client() as client:
+        while True:
+            if await client.read_task_runs(flow_run_filter=flow_run):
+                return
+            assert time.monotonic() < deadline, "the server does not know of it"
+            await asyncio.sleep(0.02)
 
 
 async def task_run_that_says(words: str, name: str) -> Any:

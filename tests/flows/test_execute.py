@@ -14,7 +14,17 @@ from flows.runner import NoHandler
 from nexus import AttemptOutcome, NewTask, RetryPolicy, Task, TaskNexus, TaskStatus
 from nexus.errors import AgentNotConfirmed, TaskNotFound
 
-from .conftest import ONCE, Handles, MakeNexus, artifact_of, flow_run_of, task_run_that_says, task_runs_of, until
+from .conftest import (
+    ONCE,
+    Handles,
+    MakeNexus,
+    artifact_of,
+    flow_run_of,
+    task_run_that_says,
+    task_runs_of,
+    until,
+    until_the_server_knows_its_task_run,
+)
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -111,6 +121,7 @@ async def test_failed_attempts_are_tried_again_in_the_same_task_run(nexus: TaskN
 async def test_while_a_retry_is_awaited_its_run_says_why(nexus: TaskNexus, handles: Handles) -> None:
     async def flaky(task: Task, context: TaskContext) -> str:
         if context.attempt_number == 1:
+            await until_the_server_knows_its_task_run()  # and so its next state is written a flush later
             raise ValueError(f"no network; the key was {task.payload['api_key']}")
         return "done"
 
