@@ -102,9 +102,9 @@ def left_by(folder: Path) -> list[str]:
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             try:
-                told = (process / "cmdline").read_text() + (process / "environ").read_text()
+                told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
             except OSError:
                 continue
-            if str(folder) in told:
+            if os.fsencode(folder) in told:
                 found.append(process.name)
     return found
